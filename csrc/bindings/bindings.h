@@ -1,0 +1,13 @@
+// What module.cpp puts together, one function a file.
+
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace fkat {
+
+void bind_ring(pybind11::module_& module);
+void bind_producer(pybind11::module_& module);
+void bind_consumer(pybind11::module_& module);
+
+}  // namespace fkat

@@ -1,0 +1,154 @@
+#include "bindings/dlpack.h"
+
+#include <string>
+
+#include "base/error.h"
+
+namespace py = pybind11;
+
+namespace fkat {
+namespace {
+
+constexpr std::int32_t kCpu = 1;  // kDLCPU
+constexpr const char* kCapsuleName = "dltensor";
+
+struct DLTensor {
+  void* data;
+  struct {
+    std::int32_t type;
+    std::int32_t id;
+  } device;
+  std::int32_t ndim;
+  DType dtype;
+  std::int64_t* shape;
+  std::int64_t* strides;
+  std::uint64_t byte_offset;
+};
+
+struct DLManagedTensor {
+  DLTensor tensor;
+  void* context;
+  void (*deleter)(DLManagedTensor*);
+};
+static_assert(sizeof(DLManagedTensor) == 64 && sizeof(DType) == 4);
+
+struct ExportedTensor {
+  DLManagedTensor managed;
+  std::shared_ptr<const void> owner;
+};
+
+void delete_exported(DLManagedTensor* managed) {
+  delete static_cast<ExportedTensor*>(managed->context);
+}
+
+// A capsule that no consumer renamed still owns its tensor.
+void destroy_capsule(PyObject* capsule) {
+  if (!PyCapsule_IsValid(capsule, kCapsuleName)) return;
+  auto* managed = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule, kCapsuleName));
+  managed->deleter(managed);
+}
+
+// DLDataTypeCode for a struct-module format of one native element; the codec sends no other arrays.
+DType dtype_of(const char* format, Py_ssize_t itemsize) {
+  const std::string text(format == nullptr ? "B" : format);
+  const auto bits = static_cast<std::uint8_t>(8 * itemsize);
+  const char last = text.empty() ? '\0' : text.back();
+  if (text.size() == 2 && text[0] == 'Z') return {5, bits, 1};
+  if (text.size() == 1) {
+    if (last == '?') return {6, bits, 1};
+    if (std::string("bhilqn").find(last) != std::string::npos) return {0, bits, 1};
+    if (std::string("BHILQN").find(last) != std::string::npos) return {1, bits, 1};
+    if (std::string("efd").find(last) != std::string::npos) return {2, bits, 1};
+  }
+  throw ArgumentError("an array with buffer format '" + text + "' cannot be a leaf");
+}
+
+}  // namespace
+
+LeafImport::LeafImport(const py::list& leaves) {
+  sources_.reserve(leaves.size());
+  owned_.reserve(leaves.size());
+  buffers_.reserve(leaves.size());
+  for (const py::handle leaf : leaves) {
+    if (PyCapsule_CheckExact(leaf.ptr())) {
+      add_tensor(leaf.ptr());
+    } else {
+      add_array(leaf.ptr());
+    }
+    if (!sources_.back().is_dense()) {
+      throw ArgumentError("leaf " + std::to_string(sources_.size() - 1) + " is not dense");
+    }
+  }
+}
+
+LeafImport::~LeafImport() {
+  for (Py_buffer& buffer : buffers_) PyBuffer_Release(&buffer);
+  for (PyObject* object : owned_) Py_DECREF(object);
+}
+
+std::int64_t* LeafImport::new_dims(std::size_t count) {
+  return dims_.emplace_back(std::make_unique<std::int64_t[]>(count)).get();
+}
+
+void LeafImport::add_tensor(PyObject* capsule) {
+  const auto* managed =
+      static_cast<const DLManagedTensor*>(PyCapsule_GetPointer(capsule, kCapsuleName));
+  if (managed == nullptr) throw py::error_already_set();
+  const DLTensor& tensor = managed->tensor;
+  if (tensor.device.type != kCpu) throw ArgumentError("a leaf is not in host memory");
+  const auto ndim = static_cast<std::size_t>(tensor.ndim);
+  const std::int64_t* strides = tensor.strides;
+  if (strides == nullptr && ndim != 0) {  // means row-major
+    std::int64_t* dims = new_dims(ndim);
+    std::int64_t stride = 1;
+    for (std::size_t i = ndim; i-- > 0; stride *= tensor.shape[i]) dims[i] = stride;
+    strides = dims;
+  }
+  // The capsule keeps shape, strides and data; it is only looked into, never consumed.
+  Py_INCREF(capsule);
+  owned_.push_back(capsule);
+  sources_.push_back({LeafKind::kTensor,
+                      tensor.dtype,
+                      static_cast<const std::byte*>(tensor.data) + tensor.byte_offset,
+                      {tensor.shape, ndim},
+                      {strides, ndim}});
+}
+
+void LeafImport::add_array(PyObject* object) {
+  Py_buffer& buffer = buffers_.emplace_back();
+  if (PyObject_GetBuffer(object, &buffer, PyBUF_STRIDES | PyBUF_FORMAT) != 0) {
+    buffers_.pop_back();
+    throw py::error_already_set();
+  }
+  const auto ndim = static_cast<std::size_t>(buffer.ndim);
+  std::int64_t* dims = new_dims(2 * ndim);
+  for (std::size_t i = 0; i < ndim; ++i) {
+    dims[i] = buffer.shape[i];
+    dims[ndim + i] = buffer.strides[i] / buffer.itemsize;
+  }
+  sources_.push_back({LeafKind::kArray,
+                      dtype_of(buffer.format, buffer.itemsize),
+                      static_cast<const std::byte*>(buffer.buf),
+                      {dims, ndim},
+                      {dims + ndim, ndim}});
+}
+
+py::object export_tensor(const Leaf& leaf, std::byte* frame, std::shared_ptr<const void> owner) {
+  auto exported = std::make_unique<ExportedTensor>();
+  exported->managed = {{.data = frame + leaf.offset,
+                        .device = {kCpu, 0},
+                        .ndim = leaf.ndim,
+                        .dtype = leaf.dtype,
+                        .shape = leaf.shape(),
+                        .strides = leaf.strides(),
+                        .byte_offset = 0},
+                       exported.get(),
+                       delete_exported};
+  exported->owner = std::move(owner);
+  PyObject* capsule = PyCapsule_New(&exported->managed, kCapsuleName, destroy_capsule);
+  if (capsule == nullptr) throw py::error_already_set();
+  exported.release();
+  return py::reinterpret_steal<py::object>(capsule);
+}
+
+}  // namespace fkat

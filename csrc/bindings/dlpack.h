@@ -1,0 +1,47 @@
+// DLPack: how tensors cross between torch and the ring without linking torch.
+//
+// The structs are the unversioned ABI of dlpack.h (github.com/dmlc/dlpack, version 0.8), which every
+// torch 2.x accepts under the capsule name "dltensor".
+
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "ring/frame.h"
+
+namespace fkat {
+
+// The leaves of one microbatch as the codec collected them: DLPack capsules (tensors) and objects
+// with the buffer protocol (numpy arrays). Keeps the memory alive, not the list; needs the GIL at
+// both ends of its life.
+class LeafImport {
+ public:
+  // Throws ArgumentError for what cannot be a leaf: the codec should have sent it another way.
+  explicit LeafImport(const pybind11::list& leaves);
+  ~LeafImport();
+  LeafImport(const LeafImport&) = delete;
+  LeafImport& operator=(const LeafImport&) = delete;
+
+  std::span<const LeafSource> sources() const { return sources_; }
+
+ private:
+  void add_tensor(PyObject* capsule);
+  void add_array(PyObject* object);
+  std::int64_t* new_dims(std::size_t count);
+
+  std::vector<LeafSource> sources_;
+  std::vector<PyObject*> owned_;
+  std::vector<Py_buffer> buffers_;
+  std::vector<std::unique_ptr<std::int64_t[]>> dims_;
+};
+
+// A capsule that gives `leaf` to from_dlpack. `owner` lives until the tensor's storage dies; its
+// release needs neither the GIL nor Python.
+pybind11::object export_tensor(const Leaf& leaf, std::byte* frame,
+                               std::shared_ptr<const void> owner);
+
+}  // namespace fkat

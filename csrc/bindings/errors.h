@@ -1,0 +1,19 @@
+// Which C++ error is which Python exception: the one place that says so.
+
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace fkat {
+
+// The watched peer has exited and left nothing behind to deliver. Python: ProducerExited.
+struct PeerExited {};
+
+// Nothing came before the caller's deadline. Python: TimeoutError.
+struct DeadlinePassed {
+  double timeout_s;
+};
+
+void register_errors(pybind11::module_& module);
+
+}  // namespace fkat

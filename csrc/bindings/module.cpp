@@ -1,0 +1,14 @@
+// fkat.data._core: table of contents.
+
+#include <pybind11/pybind11.h>
+
+#include "bindings/bindings.h"
+#include "bindings/errors.h"
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "The shared-memory microbatch ring.";
+  fkat::register_errors(module);
+  fkat::bind_ring(module);
+  fkat::bind_producer(module);
+  fkat::bind_consumer(module);
+}

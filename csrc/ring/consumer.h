@@ -1,0 +1,82 @@
+// Consumer: one reading end of a ring, in the trainer. Called from one thread at a time.
+//
+//     begin_pass -> try_acquire, or wait and try again -> Record ... -> end or error -> begin_pass
+//
+// Records of an older pass are dropped on the way: leaving a loop early costs nothing but what was
+// prefetched. Microbatches are handed out as views of their slot, at most `max_leases` at a time;
+// beyond that as private copies, so that a user who keeps every tensor never stops the ring.
+
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "ring/ring.h"
+#include "shm/process.h"
+
+namespace fkat {
+
+// What the producer published next.
+struct Record {
+  RecordKind kind;
+  std::uint64_t position;
+  std::span<std::byte> bytes;         // kMicrobatch: the frame, not yet checked
+  std::shared_ptr<const void> owner;  // kMicrobatch: keeps `bytes` valid
+  bool is_copy;                       // kMicrobatch: private memory, not the slot
+  std::string error;                  // kError
+};
+
+// What a reader has seen since it was made.
+struct ReaderStats {
+  std::uint64_t num_microbatches = 0;
+  std::uint64_t nbytes = 0;
+  std::uint64_t num_copies = 0;       // private copies, because max_leases were out
+  std::chrono::nanoseconds stall{0};  // spent in wait()
+};
+
+class Consumer {
+ public:
+  // `num_prefetches` microbatches at most are published ahead of this reader; with 0 the next one
+  // is produced only while somebody waits for it. Throws ArgumentError.
+  Consumer(std::shared_ptr<Ring> ring, std::uint32_t reader, std::uint32_t num_prefetches,
+           std::uint32_t max_leases);
+
+  // Asks for a new pass; what was published for older ones will be dropped.
+  void begin_pass(std::uint64_t epoch, std::uint64_t start);
+
+  // The next record of the current pass if it is there. Throws CorruptSegment.
+  std::optional<Record> try_acquire();
+
+  // Says that somebody waits, which is what a window of 0 produces for, then sleeps until there may
+  // be something to see; at most one slice.
+  void wait(std::chrono::nanoseconds slice);
+
+  // What the producer announced, or a code of Length.
+  std::int64_t length() const;
+  bool has_record() const;
+
+  std::uint32_t outstanding_leases() const;
+  const ReaderStats& stats() const { return stats_; }
+
+ private:
+  IndexEntry checked_entry() const;
+  Record take(const IndexEntry& entry);
+  void mark_leased(std::uint32_t slot);
+  void advance();
+  void grant(std::uint64_t num_ahead);
+
+  std::shared_ptr<Ring> ring_;
+  std::uint32_t reader_;
+  std::uint32_t num_prefetches_;
+  std::uint32_t max_leases_;
+  std::uint64_t pass_ = 0;
+  std::uint64_t acquired_seq_ = 0;
+  std::uint64_t granted_seq_ = 0;
+  std::shared_ptr<std::atomic<std::uint32_t>> outstanding_;
+  ReaderStats stats_;
+};
+
+}  // namespace fkat

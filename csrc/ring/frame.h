@@ -1,0 +1,92 @@
+// A frame: one microbatch as it lies in a slot.
+//
+//     +-------------+------------------+-----------+-----------------------------------+
+//     | FrameHeader | leaf table       | structure | leaf 0 | leaf 1 | ...             |
+//     +-------------+------------------+-----------+-----------------------------------+
+//                     dtype, shape,      opaque      kLeafAlignment each
+//                     strides, offset
+//
+// A leaf is the dense memory of one tensor or array; the structure is whatever the codec needs to
+// put the leaves back into their containers. Offsets count from the start of the frame.
+//
+// The writer trusts its arguments. The reader trusts nothing: a frame that another process tore or
+// overwrote gives CorruptSegment, never an access outside the frame.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace fkat {
+
+inline constexpr std::uint64_t kLeafAlignment = 256;
+inline constexpr int kMaxDims = 64;  // torch's and numpy's own limit
+
+// An element type, in the codes of DLPack (DLDataTypeCode: 0 int, 1 uint, 2 float, 4 bfloat, ...).
+struct DType {
+  std::uint8_t code;
+  std::uint8_t bits;
+  std::uint16_t lanes;
+
+  std::uint64_t itemsize() const { return (std::uint64_t{bits} * lanes + 7) / 8; }
+};
+
+enum class LeafKind : std::uint8_t { kTensor = 0, kArray = 1 };
+
+// What the writer is given. Strides count elements; the memory they span must be dense: as many
+// bytes from the first element to the last as the elements need.
+struct LeafSource {
+  LeafKind kind;
+  DType dtype;
+  const std::byte* data;
+  std::span<const std::int64_t> shape;
+  std::span<const std::int64_t> strides;
+
+  std::uint64_t nbytes() const;
+  bool is_dense() const;
+};
+
+// What the reader returns, checked: every element lies within the frame.
+struct Leaf {
+  LeafKind kind;
+  DType dtype;
+  int ndim;
+  std::uint64_t offset;
+  std::uint64_t nbytes;
+  std::int64_t* dims;  // ndim sizes, then ndim strides; inside Frame::table
+
+  std::int64_t* shape() const { return dims; }
+  std::int64_t* strides() const { return dims + ndim; }
+};
+
+// The size of a frame, then its bytes. Keeps references: the sources must outlive it.
+class FrameWriter {
+ public:
+  FrameWriter(std::span<const LeafSource> leaves, std::span<const std::byte> structure);
+
+  std::uint64_t nbytes() const { return nbytes_; }
+  void write(std::byte* slot) const;
+
+ private:
+  std::span<const LeafSource> leaves_;
+  std::span<const std::byte> structure_;
+  std::uint64_t table_nbytes_;
+  std::uint64_t nbytes_;
+};
+
+// A checked frame. Header and table are private copies: bytes that change later change nothing.
+struct Frame {
+  // Throws CorruptSegment.
+  explicit Frame(std::span<const std::byte> bytes);
+
+  std::uint64_t structure_offset;
+  std::uint64_t structure_nbytes;
+  std::vector<Leaf> leaves;
+
+ private:
+  std::vector<std::int64_t> table_;
+};
+
+}  // namespace fkat

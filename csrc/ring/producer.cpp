@@ -1,0 +1,118 @@
+#include "ring/producer.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace fkat {
+
+Producer::Producer(std::shared_ptr<Ring> ring, std::uint64_t memory_budget_nbytes)
+    : ring_(std::move(ring)),
+      pool_(ring_, memory_budget_nbytes),
+      published_seq_(ring_->producer_line().published_seq.load(std::memory_order_relaxed)) {}
+
+// The version of the trainer's line is 2 * pass id, and odd while the trainer writes.
+Turn Producer::await_pass(std::uint64_t previous, Pass& pass, std::chrono::nanoseconds slice) {
+  TrainerLine& line = ring_->trainer_line();
+  const std::uint32_t seen = line.demand.rings();
+  if (line.stop.load(std::memory_order_seq_cst) != 0) return Turn::kStopped;
+  // SYNC POINT P (all sequentially consistent, once per pass): epoch and start belong to the
+  // version if it is the same even number before and after they were read.
+  const std::uint64_t version = line.version.load(std::memory_order_seq_cst);
+  if (version % 2 == 0 && version / 2 > previous) {
+    pass.id = version / 2;
+    pass.epoch = line.epoch.load(std::memory_order_seq_cst);
+    pass.start = line.start.load(std::memory_order_seq_cst);
+    if (line.version.load(std::memory_order_seq_cst) == version) return Turn::kGo;
+  }
+  line.demand.wait(seen, slice);
+  return Turn::kWait;
+}
+
+Turn Producer::status(const Pass& pass) const {
+  const TrainerLine& line = ring_->trainer_line();
+  if (line.stop.load(std::memory_order_seq_cst) != 0) return Turn::kStopped;
+  const bool current = line.version.load(std::memory_order_seq_cst) == 2 * pass.id;
+  return current ? Turn::kGo : Turn::kSuperseded;
+}
+
+bool Producer::granted() const {
+  for (std::uint32_t reader = 0; reader < ring_->geometry().num_readers; ++reader) {
+    // Relaxed: a grant carries no data; the slot itself is handed over at SYNC POINT F.
+    if (published_seq_ >=
+        ring_->reader_line(reader).granted_seq.load(std::memory_order_relaxed)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+Turn Producer::await_grant(const Pass& pass, std::chrono::nanoseconds slice) {
+  Doorbell& bell = ring_->trainer_line().demand;
+  const std::uint32_t seen = bell.rings();
+  if (const Turn turn = status(pass); turn != Turn::kGo) return turn;
+  if (granted()) return Turn::kGo;
+  if (!pool_.prefault_step(largest_nbytes_)) bell.wait(seen, slice);
+  return Turn::kWait;
+}
+
+Turn Producer::claim(const Pass& pass, std::uint64_t nbytes, std::uint32_t& slot,
+                     std::chrono::nanoseconds slice) {
+  Doorbell& bell = ring_->trainer_line().freed;
+  const std::uint32_t seen = bell.rings();
+  if (const Turn turn = status(pass); turn != Turn::kGo) return turn;
+  if (const auto claimed = pool_.try_claim(nbytes)) {
+    slot = *claimed;
+    return Turn::kGo;
+  }
+  bell.wait(seen, slice);
+  return Turn::kWait;
+}
+
+void Producer::publish(const Pass& pass, std::uint64_t position, std::uint32_t slot,
+                       std::uint64_t nbytes) {
+  largest_nbytes_ = std::max(largest_nbytes_, nbytes);
+  SlotLine& line = ring_->slot_line(slot);
+  // Relaxed, both: SYNC POINT A in append() publishes them with the slot's bytes.
+  line.readers_left.store(ring_->geometry().num_readers, std::memory_order_relaxed);
+  line.state.store(SlotState::kReady, std::memory_order_relaxed);
+  append(RecordKind::kMicrobatch, pass, position, slot, nbytes);
+}
+
+void Producer::publish_end(const Pass& pass, std::uint64_t count) {
+  append(RecordKind::kEnd, pass, count, 0, 0);
+}
+
+void Producer::publish_error(const Pass& pass, std::uint64_t position,
+                             std::span<const std::byte> text) {
+  // One error a pass, and a new pass begins only after the reader is done with the old one: nobody
+  // reads these bytes now.
+  const std::uint64_t nbytes = std::min<std::uint64_t>(text.size(), kErrorNbytes);
+  std::memcpy(ring_->error_text().data(), text.data(), nbytes);
+  append(RecordKind::kError, pass, position, 0, nbytes);
+}
+
+void Producer::append(RecordKind kind, const Pass& pass, std::uint64_t position,
+                      std::uint32_t slot, std::uint64_t nbytes) {
+  // The index has room for every slot and for two records more (Geometry::index_capacity), so the
+  // entry written here was read by all.
+  IndexEntry entry{kind, slot, pass.id, position, nbytes, published_seq_, 0, {}};
+  entry.checksum = checksum(entry);
+  ring_->index_entry(published_seq_) = entry;
+  // SYNC POINT A: the slot's bytes and the entry happen before a reader's acquire-load at A.
+  ring_->producer_line().published_seq.store(++published_seq_, std::memory_order_release);
+  for (std::uint32_t reader = 0; reader < ring_->geometry().num_readers; ++reader) {
+    ring_->reader_line(reader).published.ring();
+  }
+}
+
+void Producer::announce_length(std::int64_t length) {
+  // Relaxed: the number is all there is; the doorbell only makes a reader look.
+  ring_->producer_line().length.store(length, std::memory_order_relaxed);
+  for (std::uint32_t reader = 0; reader < ring_->geometry().num_readers; ++reader) {
+    ring_->reader_line(reader).published.ring();
+  }
+}
+
+}  // namespace fkat

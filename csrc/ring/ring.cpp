@@ -1,0 +1,104 @@
+#include "ring/ring.h"
+
+#include <bit>
+#include <string>
+
+#include "base/checksum.h"
+#include "base/error.h"
+
+namespace fkat {
+
+std::uint32_t Geometry::index_capacity() const {
+  // Every slot can be published and unread at once, plus an end or error record of the current
+  // pass and one left over from the pass before.
+  return std::bit_ceil(num_slots + 4);
+}
+
+std::optional<std::uint64_t> Geometry::total_nbytes() const {
+  if (num_slots == 0 || num_slots > kMaxSlots || num_readers == 0 || num_readers > kMaxReaders ||
+      slot_nbytes == 0 || slot_nbytes % kSlotAlignment != 0) {
+    return std::nullopt;
+  }
+  const auto slots = checked_mul(num_slots, slot_nbytes);
+  return slots ? checked_add(slots_offset(), *slots) : std::nullopt;
+}
+
+std::shared_ptr<Ring> Ring::create(std::uint32_t num_slots, std::uint64_t slot_nbytes,
+                                   std::uint32_t num_readers) {
+  if (num_slots == 0 || num_slots > kMaxSlots) {
+    throw ArgumentError("num_slots is " + std::to_string(num_slots) + ", must be 1 to " +
+                        std::to_string(kMaxSlots));
+  }
+  if (num_readers == 0 || num_readers > kMaxReaders) {
+    throw ArgumentError("num_readers is " + std::to_string(num_readers) + ", must be 1 to " +
+                        std::to_string(kMaxReaders));
+  }
+  // 2^46 is half of what an x86-64 process can map; the sum of all slots is checked by mmap.
+  if (slot_nbytes == 0 || slot_nbytes > (std::uint64_t{1} << 46)) {
+    throw ArgumentError("slot_nbytes is " + std::to_string(slot_nbytes) + ", must be 1 to 2^46");
+  }
+  const Geometry geometry{num_slots, num_readers, round_up(slot_nbytes, kSlotAlignment)};
+  const std::uint64_t total_nbytes = geometry.total_nbytes().value();
+
+  std::shared_ptr<Ring> ring(new Ring(Segment::create(total_nbytes), geometry));
+  auto& header = ring->at<RingHeader>(0);
+  header.magic = kMagic;
+  header.num_slots = num_slots;
+  header.num_readers = num_readers;
+  header.index_capacity = geometry.index_capacity();
+  header.slot_nbytes = geometry.slot_nbytes;
+  header.total_nbytes = total_nbytes;
+  ring->producer_line().length.store(Length::kNotAskedYet, std::memory_order_relaxed);
+  // SYNC POINT V: the geometry above happens before any attach that sees this version.
+  header.version.store(kLayoutVersion, std::memory_order_release);
+  return ring;
+}
+
+std::shared_ptr<Ring> Ring::attach(std::shared_ptr<Segment> segment) {
+  if (segment->nbytes() < sizeof(RingHeader)) {
+    throw CorruptSegment("the segment is smaller than a ring's header");
+  }
+  const auto& header = *reinterpret_cast<const RingHeader*>(segment->data());
+  // SYNC POINT V, reading side.
+  const std::uint32_t version = header.version.load(std::memory_order_acquire);
+  if (version == 0) throw CorruptSegment("the ring is not ready: its maker has not finished it");
+  if (header.magic != kMagic) throw CorruptSegment("the segment holds no fkat.data ring");
+  if (version != kLayoutVersion) {
+    throw CorruptSegment("the ring has layout version " + std::to_string(version) +
+                         ", this build reads version " + std::to_string(kLayoutVersion));
+  }
+  const Geometry geometry{header.num_slots, header.num_readers, header.slot_nbytes};
+  const auto total_nbytes = geometry.total_nbytes();
+  if (!total_nbytes || *total_nbytes != segment->nbytes() ||
+      header.total_nbytes != *total_nbytes ||
+      header.index_capacity != geometry.index_capacity()) {
+    throw CorruptSegment("the ring's header contradicts itself: " +
+                         std::to_string(geometry.num_slots) + " slots of " +
+                         std::to_string(geometry.slot_nbytes) + " bytes in a segment of " +
+                         std::to_string(segment->nbytes()) + " bytes");
+  }
+  return std::shared_ptr<Ring>(new Ring(std::move(segment), geometry));
+}
+
+void Ring::release_share(std::uint32_t slot) const {
+  SlotLine& line = slot_line(slot);
+  // Acquire-release: the other readers' reads happen before the last one frees the slot.
+  if (line.readers_left.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  // SYNC POINT F: every read of the slot's bytes happens before the producer's next write.
+  line.state.store(SlotState::kFree, std::memory_order_release);
+  trainer_line().freed.ring();
+}
+
+void Ring::stop() const {
+  TrainerLine& line = trainer_line();
+  line.stop.store(1, std::memory_order_seq_cst);
+  line.demand.ring();
+  line.freed.ring();
+}
+
+std::uint64_t checksum(const IndexEntry& entry) {
+  return checksum_words({reinterpret_cast<const std::byte*>(&entry),
+                         offsetof(IndexEntry, checksum)});
+}
+
+}  // namespace fkat

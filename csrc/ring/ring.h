@@ -1,0 +1,72 @@
+// Ring: a process-local view of the bytes that layout.h draws.
+//
+// Made once by the trainer (`create`), attached by the producer (`attach`), which checks magic,
+// version and geometry and keeps its own copy of the geometry: bytes that change afterwards cannot
+// move a pointer. Holds the segment; roles and leases hold the ring.
+
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "ring/layout.h"
+#include "shm/segment.h"
+
+namespace fkat {
+
+class Ring {
+ public:
+  // A new ring whose slots hold frames of up to `slot_nbytes` (rounded up). Throws ArgumentError.
+  static std::shared_ptr<Ring> create(std::uint32_t num_slots, std::uint64_t slot_nbytes,
+                                      std::uint32_t num_readers = 1);
+
+  // The ring in a segment that somebody else made. Throws CorruptSegment, saying whether it is no
+  // ring, not ready, of another version, or inconsistent.
+  static std::shared_ptr<Ring> attach(std::shared_ptr<Segment> segment);
+
+  const Geometry& geometry() const { return geometry_; }
+  Segment& segment() const { return *segment_; }
+
+  ProducerLine& producer_line() const { return at<ProducerLine>(kLine); }
+  TrainerLine& trainer_line() const { return at<TrainerLine>(2 * kLine); }
+  ReaderLine& reader_line(std::uint32_t reader) const {
+    return at<ReaderLine>(geometry_.readers_offset() + reader * sizeof(ReaderLine));
+  }
+  SlotLine& slot_line(std::uint32_t slot) const {
+    return at<SlotLine>(geometry_.slot_lines_offset() + slot * sizeof(SlotLine));
+  }
+  IndexEntry& index_entry(std::uint64_t seq) const {
+    const std::uint64_t mask = geometry_.index_capacity() - 1;
+    return at<IndexEntry>(geometry_.index_offset() + (seq & mask) * sizeof(IndexEntry));
+  }
+  std::span<std::byte> error_text() const {
+    return {segment_->data() + geometry_.error_offset(), kErrorNbytes};
+  }
+  std::uint64_t slot_offset(std::uint32_t slot) const {
+    return geometry_.slots_offset() + slot * geometry_.slot_nbytes;
+  }
+  std::byte* slot_data(std::uint32_t slot) const { return segment_->data() + slot_offset(slot); }
+
+  // Gives back a share of a slot that was published to readers. The last share frees it.
+  void release_share(std::uint32_t slot) const;
+
+  // Tells the producer that no reader will ask again. Any process, any number of times.
+  void stop() const;
+
+ private:
+  Ring(std::shared_ptr<Segment> segment, const Geometry& geometry)
+      : segment_(std::move(segment)), geometry_(geometry) {}
+
+  template <typename T>
+  T& at(std::uint64_t offset) const {
+    return *reinterpret_cast<T*>(segment_->data() + offset);
+  }
+
+  std::shared_ptr<Segment> segment_;
+  Geometry geometry_;
+};
+
+// The checksum that stands in IndexEntry::checksum.
+std::uint64_t checksum(const IndexEntry& entry);
+
+}  // namespace fkat

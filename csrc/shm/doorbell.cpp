@@ -1,0 +1,59 @@
+#include "shm/doorbell.h"
+
+#include <linux/futex.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <climits>
+
+namespace fkat {
+namespace {
+
+// About 3 us on the machines measured. Longer spins starve the very process that should ring when
+// both share a core: 5000 spins made the median round trip 257 us instead of 4.
+constexpr int kSpins = 100;
+
+int spins_worthwhile() {
+  cpu_set_t cpus;
+  const bool alone = sched_getaffinity(0, sizeof cpus, &cpus) == 0 && CPU_COUNT(&cpus) < 2;
+  return alone ? 0 : kSpins;
+}
+
+void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Without FUTEX_PRIVATE_FLAG: the word is shared between processes.
+void futex(std::atomic<std::uint32_t>& word, int operation, std::uint32_t value,
+           const timespec* timeout) {
+  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), operation, value, timeout, nullptr,
+          0);
+}
+
+}  // namespace
+
+void Doorbell::ring() {
+  rings_.fetch_add(1, std::memory_order_seq_cst);  // SYNC POINT W, ringer
+  if (waiters_.load(std::memory_order_seq_cst) != 0) futex(rings_, FUTEX_WAKE, INT_MAX, nullptr);
+}
+
+void Doorbell::wait(std::uint32_t seen, std::chrono::nanoseconds slice) {
+  static const int spins = spins_worthwhile();
+  for (int i = 0; i < spins; ++i) {
+    if (rings() != seen) return;
+    pause();
+  }
+  waiters_.fetch_add(1, std::memory_order_seq_cst);  // SYNC POINT W, waiter
+  const timespec timeout{static_cast<time_t>(slice.count() / 1'000'000'000),
+                         static_cast<long>(slice.count() % 1'000'000'000)};
+  // EAGAIN (it rang meanwhile), EINTR and ETIMEDOUT all mean: look at the condition again.
+  futex(rings_, FUTEX_WAIT, seen, &timeout);
+  waiters_.fetch_sub(1, std::memory_order_seq_cst);
+}
+
+}  // namespace fkat

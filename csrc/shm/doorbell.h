@@ -1,0 +1,48 @@
+// Doorbell: how one process wakes another, in 8 bytes of shared memory.
+//
+// An event count: `rings` grows with every ring, `waiters` says whether anybody sleeps, so that
+// ringing without a sleeper makes no system call. To wait for a condition:
+//
+//     for (;;) {
+//       const std::uint32_t seen = bell.rings();      // first read the bell,
+//       if (condition()) break;                       // then the condition,
+//       bell.wait(seen, slice);                       // then sleep unless it rang since
+//     }
+//
+// Any thread of any process that maps the segment may call either side. A ringer that dies leaves
+// nothing locked. A waiter killed in its sleep leaves `waiters` too high: later rings then make a
+// needless system call, nothing worse.
+//
+// Not std::atomic::wait: libstdc++ makes it private to a process, and a peer would sleep forever.
+
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+
+namespace fkat {
+
+class Doorbell {
+ public:
+  std::uint32_t rings() const { return rings_.load(std::memory_order_seq_cst); }
+
+  // Wakes every waiter. Call after the store that made the condition true.
+  void ring();
+
+  // Sleeps until the bell has rung since `seen` was read, a signal arrives, or `slice` has passed;
+  // may return early. Spins for some 3 us first where there is a second CPU to ring it.
+  void wait(std::uint32_t seen, std::chrono::nanoseconds slice);
+
+ private:
+  // SYNC POINT W (store-load, both sides sequentially consistent): the ringer adds to rings_, then
+  // reads waiters_; the waiter adds to waiters_, then (in the kernel) reads rings_. At least one of
+  // them sees the other, so a ring is never lost. Acquire-release order would not be enough.
+  std::atomic<std::uint32_t> rings_;
+  std::atomic<std::uint32_t> waiters_;
+};
+
+static_assert(sizeof(Doorbell) == 8);
+static_assert(std::atomic<std::uint32_t>::is_always_lock_free);
+
+}  // namespace fkat

@@ -1,0 +1,68 @@
+#include "shm/process.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <thread>
+#include <utility>
+
+#include "base/error.h"
+
+namespace fkat {
+namespace {
+
+int duplicate(int fd) {
+  const int own_fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  if (own_fd < 0) throw_errno("duplicating a pidfd");
+  return own_fd;
+}
+
+enum class Watched { kRunning, kExited, kLost };
+
+Watched look(int pidfd, int timeout_ms) {
+  pollfd entry{pidfd, POLLIN, 0};
+  if (poll(&entry, 1, timeout_ms) != 1) return Watched::kRunning;  // timeout, or EINTR
+  return (entry.revents & POLLIN) != 0 ? Watched::kExited : Watched::kLost;
+}
+
+void watch(int pidfd) {
+  Watched state = Watched::kRunning;
+  while (state == Watched::kRunning) state = look(pidfd, -1);
+  if (state == Watched::kLost) return;  // user code closed the descriptor under us
+  if (getpgrp() == getpid()) kill(0, SIGKILL);
+  _exit(1);
+}
+
+}  // namespace
+
+ProcessHandle::ProcessHandle(int pidfd) : pidfd_(duplicate(pidfd)) {}
+
+ProcessHandle::ProcessHandle(ProcessHandle&& other) noexcept
+    : pidfd_(std::exchange(other.pidfd_, -1)) {}
+
+ProcessHandle& ProcessHandle::operator=(ProcessHandle&& other) noexcept {
+  std::swap(pidfd_, other.pidfd_);
+  return *this;
+}
+
+ProcessHandle::~ProcessHandle() {
+  if (pidfd_ >= 0) close(pidfd_);
+}
+
+bool ProcessHandle::has_exited() const {
+  return pidfd_ >= 0 && look(pidfd_, 0) == Watched::kExited;
+}
+
+void die_with(int pidfd) {
+  const int own_fd = duplicate(pidfd);
+  // The new thread inherits a full mask: signals stay with the threads that user code knows.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  std::thread(watch, own_fd).detach();
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+}  // namespace fkat

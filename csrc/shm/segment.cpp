@@ -1,0 +1,112 @@
+#include "shm/segment.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "shm/memory_limit.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23  // Linux 5.14; defined here because older headers lack it
+#endif
+
+namespace fkat {
+namespace {
+
+// Left free when a slot grows, so that the rest of the process does not meet the limit instead.
+constexpr std::uint64_t kReserve = 32 * MiB;
+
+[[noreturn]] void throw_out_of_memory(std::uint64_t nbytes, const MemoryLimit& limit) {
+  throw OutOfMemory("no memory for a slot: needed " + format_nbytes(nbytes) + " more, available " +
+                    format_nbytes(limit.available_nbytes) + " (" + limit.reason +
+                    "); lower memory_budget_nbytes or num_microbatch_prefetches, or make the "
+                    "microbatches smaller");
+}
+
+// Kernels before 5.14: allocate first (which fails with a code), then touch every page.
+int allocate_and_touch(int fd, std::byte* data, std::uint64_t offset, std::uint64_t nbytes) {
+  if (fallocate(fd, 0, static_cast<off_t>(offset), static_cast<off_t>(nbytes)) != 0) return errno;
+  const auto page = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+  for (std::uint64_t at = offset; at < offset + nbytes; at += page) {
+    auto* byte = reinterpret_cast<volatile unsigned char*>(data + at);
+    *byte = *byte;
+  }
+  return 0;
+}
+
+}  // namespace
+
+std::shared_ptr<Segment> Segment::create(std::uint64_t nbytes) {
+  const int fd = memfd_create("fkat.data ring", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (fd < 0) throw_errno("memfd_create");
+  if (ftruncate(fd, static_cast<off_t>(nbytes)) != 0 ||
+      fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+    const int error_number = errno;
+    close(fd);
+    throw SystemError(error_number, "sizing a memfd of " + format_nbytes(nbytes));
+  }
+  return map(fd, nbytes);
+}
+
+std::shared_ptr<Segment> Segment::attach(int fd) {
+  const int seals = fcntl(fd, F_GET_SEALS);
+  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
+    throw CorruptSegment("file descriptor " + std::to_string(fd) +
+                         " is not a sealed memfd: not a fkat.data ring");
+  }
+  struct stat status;
+  if (fstat(fd, &status) != 0) throw_errno("fstat of the ring's memfd");
+  const int own_fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  if (own_fd < 0) throw_errno("duplicating the ring's memfd");
+  return map(own_fd, static_cast<std::uint64_t>(status.st_size));
+}
+
+std::shared_ptr<Segment> Segment::map(int fd, std::uint64_t nbytes) {
+  void* address = mmap(nullptr, nbytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (address == MAP_FAILED) {
+    const int error_number = errno;
+    close(fd);
+    throw SystemError(error_number, "mapping a segment of " + format_nbytes(nbytes));
+  }
+  // Free where the administrator enables huge pages for shared memory, ignored elsewhere.
+  madvise(address, nbytes, MADV_HUGEPAGE);
+  return std::shared_ptr<Segment>(new Segment(fd, static_cast<std::byte*>(address), nbytes));
+}
+
+Segment::~Segment() {
+  munmap(data_, nbytes_);
+  close(fd_);
+}
+
+void Segment::commit(std::uint64_t offset, std::uint64_t nbytes) {
+  // Asked before touching: inside a memory cgroup the alternative to this error is SIGKILL.
+  const MemoryLimit limit = memory_limit();
+  if (limit.available_nbytes < nbytes + kReserve) throw_out_of_memory(nbytes, limit);
+
+  int error_number = 0;
+  if (madvise(data_ + offset, nbytes, MADV_POPULATE_WRITE) != 0) {
+    error_number = errno == EINVAL ? allocate_and_touch(fd_, data_, offset, nbytes) : errno;
+  }
+  switch (error_number) {
+    case 0:
+      return;
+    case ENOMEM:
+    case ENOSPC:
+    case EFAULT:  // what MADV_POPULATE_WRITE answers where a write would have raised SIGBUS
+      throw_out_of_memory(nbytes, limit);
+    default:
+      throw SystemError(error_number, "committing " + format_nbytes(nbytes) + " of a slot");
+  }
+}
+
+void Segment::decommit(std::uint64_t offset, std::uint64_t nbytes) {
+  if (fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                static_cast<off_t>(nbytes)) != 0) {
+    throw_errno("returning the memory of a slot");
+  }
+}
+
+}  // namespace fkat

@@ -1,0 +1,213 @@
+"""A microbatch, taken apart into a structure and its leaves, and put together again.
+
+The structure is a pickle of the microbatch in which every plain tensor and array is replaced by its
+number. So any container that can be pickled works, and the bytes of tensors are never pickled.
+Leaves are handed to the ring as DLPack capsules (tensors) and buffers (arrays).
+
+What is not a plain leaf is rewritten as a call on plain leaves (a tensor that requires grad, a dtype
+that DLPack lacks, a structured array), or pickled as its class wants (subclasses, sparse tensors).
+One object that appears twice stays one object.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch._C import _from_dlpack, _to_dlpack
+
+from fkat.data._locate import describe_unpicklable
+
+Reduced = tuple[Callable[..., Any], tuple[Any, ...]]
+
+_DTYPES_TO_TRY = (
+    *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
+    *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
+)
+
+
+def _dlpack_dtypes() -> frozenset[torch.dtype]:
+    """The dtypes that this torch sends through DLPack and gets back; tried, since releases differ."""
+    survivors = set()
+    for dtype in (getattr(torch, name, None) for name in _DTYPES_TO_TRY):
+        try:
+            if dtype is not None and from_dlpack(_to_dlpack(torch.empty(1, dtype=dtype))).dtype == dtype:
+                survivors.add(dtype)
+        except (RuntimeError, BufferError):
+            pass
+    return frozenset(survivors)
+
+
+from_dlpack: Callable[[Any], torch.Tensor] = _from_dlpack
+asarray: Callable[[Any], np.ndarray[Any, Any]] = np.asarray
+_PLAIN_DTYPES = _dlpack_dtypes()
+_PLAIN_ARRAY_CHARS = frozenset("?bhilqBHILQefdFD")
+_VIEWABLE_ARRAY_KINDS = frozenset("biufcmMSUV")
+
+
+def encode(microbatch: Any) -> tuple[bytes, list[Any]]:
+    """Take a microbatch apart.
+
+    Args:
+        microbatch: Any object that can be pickled, with tensors and arrays anywhere in it.
+
+    Returns:
+        The structure, and the leaves as DLPack capsules and objects with the buffer protocol. The
+        leaves view the memory of the microbatch.
+
+    Raises:
+        TypeError: Something in it cannot be pickled; names its place.
+    """
+    file = io.BytesIO()
+    pickler = _Encoder(file)
+    try:
+        pickler.dump(microbatch)
+    except Exception as error:
+        raise TypeError(describe_unpicklable(microbatch, "microbatch", encode, error)) from error
+    return file.getvalue(), pickler.leaves
+
+
+def decode(structure: bytes, leaves: Sequence[Any], device: torch.device | None = None) -> Any:
+    """Put a microbatch together from its structure and its leaves (tensors and arrays).
+
+    Tensors among the leaves are moved to ``device`` first, unless it is None.
+    """
+    if device is not None:
+        leaves = [leaf.to(device) if type(leaf) is torch.Tensor else leaf for leaf in leaves]
+    decoder = _Decoder(io.BytesIO(structure))
+    decoder.leaves = leaves
+    return decoder.load()
+
+
+def move(microbatch: Any, device: torch.device) -> Any:
+    """A copy of a microbatch with its tensors on ``device``."""
+    structure, leaves = encode(microbatch)
+    return decode(structure, [_import_leaf(leaf) for leaf in leaves], device)
+
+
+def _import_leaf(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, np.ndarray) else from_dlpack(leaf)
+
+
+class _Encoder(pickle.Pickler):
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, protocol=5)
+        self.leaves: list[Any] = []
+        self._index_of: dict[int, int] = {}
+        self._kept: list[Any] = []  # an id() is only unique while its object lives
+
+    def persistent_id(self, obj: Any) -> int | None:
+        kind = type(obj)
+        if kind is torch.Tensor:
+            return self._tensor_index(obj)
+        if kind is np.ndarray:
+            return self._array_index(obj)
+        return None
+
+    def _tensor_index(self, tensor: torch.Tensor) -> int | None:
+        index = self._index_of.get(id(tensor))
+        if index is None and _is_plain(tensor):
+            dense = tensor if tensor.is_contiguous() or _is_dense(tensor) else tensor.clone()
+            index = self._add(tensor, _to_dlpack(dense))
+        return index
+
+    def _array_index(self, array: np.ndarray[Any, Any]) -> int | None:
+        index = self._index_of.get(id(array))
+        if index is None and array.dtype.char in _PLAIN_ARRAY_CHARS and array.dtype.isnative:
+            index = self._add(array, array if array.flags.forc else array.copy(order="K"))
+        return index
+
+    def _add(self, obj: Any, leaf: Any) -> int:
+        index = self._index_of[id(obj)] = len(self.leaves)
+        self.leaves.append(leaf)
+        self._kept.append(obj)
+        return index
+
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is torch.Tensor:
+            return _reduce_tensor(obj)
+        if type(obj) is np.ndarray:
+            return _reduce_array(obj)
+        return NotImplemented
+
+
+class _Decoder(pickle.Unpickler):
+    leaves: Sequence[Any]
+
+    def persistent_load(self, index: int) -> Any:
+        return self.leaves[index]
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return (
+        tensor.dtype in _PLAIN_DTYPES
+        and not tensor.requires_grad
+        and tensor.layout is torch.strided
+        and tensor.is_cpu
+        and not (tensor.dtype.is_complex and tensor.is_conj())
+        and not tensor.is_neg()
+    )
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    """Whether the elements fill their memory without holes or overlap, in any order of strides."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
+
+
+def _reduce_tensor(tensor: torch.Tensor) -> Any:
+    if tensor.layout is not torch.strided or not tensor.is_cpu or tensor.is_quantized:
+        return NotImplemented  # torch's own pickling; components of a sparse tensor are plain again
+    if tensor.requires_grad:
+        if not tensor.is_leaf:
+            raise TypeError(
+                "a tensor computed from tensors that require grad cannot leave its process: "
+                "detach() it"
+            )
+        return _with_grad, (tensor.detach(),)
+    if tensor.is_conj() or tensor.is_neg():
+        return _itself, (tensor.resolve_conj().resolve_neg(),)
+    try:
+        flat = tensor.contiguous().view(-1).view(torch.uint8)
+    except RuntimeError:
+        return NotImplemented
+    return _from_raw, (flat, tensor.dtype, tuple(tensor.shape))
+
+
+def _reduce_array(array: np.ndarray[Any, Any]) -> Any:
+    dtype = array.dtype
+    if dtype.hasobject or dtype.kind not in _VIEWABLE_ARRAY_KINDS or dtype.itemsize == 0:
+        return NotImplemented
+    is_fortran = array.flags.fnc
+    rows = array.T if is_fortran else array
+    flat = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
+    return _array_from_raw, (flat, dtype, rows.shape, is_fortran)
+
+
+def _with_grad(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.requires_grad_()
+
+
+def _itself(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def _from_raw(flat: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    return flat.view(dtype).view(shape)
+
+
+def _array_from_raw(
+    flat: np.ndarray[Any, Any], dtype: np.dtype[Any], shape: tuple[int, ...], is_fortran: bool
+) -> np.ndarray[Any, Any]:
+    rows = flat.view(dtype).reshape(shape)
+    return rows.T if is_fortran else rows

@@ -1,0 +1,138 @@
+"""A feed from a producer process, through a ring in shared memory."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from typing import Any
+
+import torch
+
+from fkat.data import _core
+from fkat.data._codec import asarray, decode, from_dlpack
+from fkat.data._feed import LoaderStats
+from fkat.data._producer import Work
+from fkat.data._producer_process import ProducerProcess
+from fkat.data._remote_error import raise_error
+from fkat.data.errors import StalledError
+
+MAX_LEASES = 8  # microbatches the user may keep alive before next() returns private copies
+_SLOTS_FOR_UNBOUNDED = 512  # of address space; what they may hold is the budget's matter
+_DEFAULT_BUDGET_SHARE = 4
+
+
+@dataclass(frozen=True)
+class RingOptions:
+    """How much may be published ahead, and where.
+
+    Attributes:
+        num_prefetches: Microbatches; -1 for as many as the budget admits.
+        max_microbatch_nbytes: Address space of a slot, in bytes.
+        memory_budget_nbytes: None for a quarter of what is available to this process.
+        context: How to start the producer.
+        timeout_s: Longest wait for a microbatch; None for no limit.
+    """
+
+    num_prefetches: int
+    max_microbatch_nbytes: int
+    memory_budget_nbytes: int | None
+    context: BaseContext
+    timeout_s: float | None
+
+    @property
+    def num_slots(self) -> int:
+        """One to write, those published ahead, those leased to the trainer."""
+        if self.num_prefetches < 0:
+            return _SLOTS_FOR_UNBOUNDED
+        return 1 + self.num_prefetches + MAX_LEASES
+
+    @property
+    def window(self) -> int:
+        """Microbatches that may be published ahead."""
+        return self.num_slots - 1 - MAX_LEASES
+
+
+class ProducerFeed:
+    """Starts a producer and reads its ring. One process and one ring for any number of passes."""
+
+    def __init__(self, work: Work, options: RingOptions) -> None:
+        budget_nbytes = options.memory_budget_nbytes
+        if budget_nbytes is None:
+            budget_nbytes = _core.memory_limit()[0] // _DEFAULT_BUDGET_SHARE
+        self._timeout_s = options.timeout_s
+        self._has_warned = False
+        ring = _core.Ring.create(options.num_slots, options.max_microbatch_nbytes)
+        self._consumer = _core.Consumer(ring, options.window, MAX_LEASES)
+        self._process = ProducerProcess(work, ring, budget_nbytes, options.context)
+        pidfd = self._process.open_pidfd()
+        try:
+            self._consumer.watch(pidfd)
+        finally:
+            os.close(pidfd)
+
+    @property
+    def pid(self) -> int:
+        """Process id of the producer."""
+        return self._process.pid
+
+    def begin_pass(self, epoch: int) -> None:  # noqa: D102
+        self._consumer.begin_pass(epoch)
+
+    def next_microbatch(self, device: torch.device | None) -> Any:  # noqa: D102
+        try:
+            record = self._consumer.acquire(self._timeout_s)
+        except _core.ProducerExited:
+            raise self._process.death() from None
+        except TimeoutError:
+            raise self._stalled() from None
+        if type(record) is _core.Microbatch:
+            if record.is_copy and not self._has_warned:
+                self._warn_of_copies()
+            return decode(record.structure, record.leaves(from_dlpack, asarray), device)
+        if type(record) is _core.ProducerError:
+            raise_error(record.text)
+        raise StopIteration
+
+    def length(self) -> int | None:  # noqa: D102
+        try:
+            length = self._consumer.await_length(self._timeout_s)
+        except _core.ProducerExited:
+            raise self._process.death() from None
+        except TimeoutError:
+            raise self._stalled() from None
+        if length >= 0:
+            return length
+        if length == _core.LENGTH_UNKNOWN:
+            return None
+        return self._length_failed()
+
+    def stats(self) -> LoaderStats:  # noqa: D102
+        seen = self._consumer.stats
+        return LoaderStats(seen.num_microbatches, seen.nbytes, seen.num_copies, seen.stall_s)
+
+    def stop(self) -> None:  # noqa: D102
+        self._process.stop()
+
+    def _length_failed(self) -> None:
+        """The source could not be built: what was published instead of a length says why."""
+        record = self._consumer.acquire(self._timeout_s)
+        if isinstance(record, _core.ProducerError):
+            raise_error(record.text)
+        raise RuntimeError("the producer published microbatches before it announced its length")
+
+    def _stalled(self) -> StalledError:
+        return StalledError(
+            f"no microbatch within timeout={self._timeout_s} s; the producer (pid "
+            f"{self._process.pid}) is alive: look at what it does with `py-spy dump --pid "
+            f"{self._process.pid}`, or raise timeout"
+        )
+
+    def _warn_of_copies(self) -> None:
+        self._has_warned = True
+        warnings.warn(
+            f"more than {MAX_LEASES} microbatches are kept alive, so new ones are copied out of "
+            "shared memory. This is correct but slower: clone() what you keep for long",
+            stacklevel=4,
+        )

@@ -1,0 +1,28 @@
+"""What can go wrong between two processes, as exceptions to catch.
+
+Errors of user code (dataset, sampler, collate function, factory) are raised in the trainer with
+their own type.
+"""
+
+from fkat.data._core import CorruptSegmentError
+
+__all__ = ["CorruptSegmentError", "ProducerDiedError", "StalledError"]
+
+
+class ProducerDiedError(RuntimeError):
+    """A producer process ended without saying so: killed, out of memory, or ``os._exit``.
+
+    Attributes:
+        pid: Process id of the producer.
+        exit_code: As in ``multiprocessing.Process.exitcode``: the negative signal number if a signal
+            killed it; None when it is not known.
+    """
+
+    def __init__(self, message: str, pid: int, exit_code: int | None) -> None:
+        super().__init__(message)
+        self.pid = pid
+        self.exit_code = exit_code
+
+
+class StalledError(TimeoutError):
+    """No microbatch came within ``timeout`` from a producer that is alive. Asking again waits again."""
