@@ -34,6 +34,8 @@ class SystemError : public std::system_error {
 };
 
 // Throws the SystemError of the system call that has just failed.
-[[noreturn]] inline void throw_errno(const std::string& what) { throw SystemError(errno, what); }
+[[noreturn]] inline void throw_errno(const std::string& what) {
+  throw SystemError(errno, what);
+}
 
 }  // namespace fkat

@@ -67,9 +67,8 @@ py::list leaves(const std::shared_ptr<Microbatch>& microbatch, const py::object&
   std::size_t i = 0;
   for (const Leaf& leaf : microbatch->frame.leaves) {
     const bool is_tensor = leaf.kind == LeafKind::kTensor;
-    const py::object source =
-        is_tensor ? export_tensor(leaf, microbatch->bytes.data(), microbatch)
-                  : py::cast(LeafBuffer{microbatch, &leaf});
+    const py::object source = is_tensor ? export_tensor(leaf, microbatch->bytes.data(), microbatch)
+                                        : py::cast(LeafBuffer{microbatch, &leaf});
     PyObject* value =
         PyObject_CallOneArg(is_tensor ? from_dlpack.ptr() : asarray.ptr(), source.ptr());
     if (value == nullptr) throw py::error_already_set();
@@ -230,10 +229,9 @@ void bind_consumer(py::module_& module) {
 
   py::class_<Reader>(module, "Consumer", "One reading end of a ring.")
       .def(py::init<std::shared_ptr<Ring>, std::uint32_t, std::uint32_t, std::uint32_t>(),
-           py::arg("ring"), py::arg("num_prefetches"), py::arg("max_leases"),
-           py::arg("reader") = 0)
+           py::arg("ring"), py::arg("num_prefetches"), py::arg("max_leases"), py::arg("reader") = 0)
       .def("watch", &Reader::watch, py::arg("pidfd"),
-           "Raise ProducerExited when the process behind `pidfd` is gone and the ring is empty.")
+           "Raise ProducerExitedError when the process behind `pidfd` is gone and the ring is empty.")
       .def("begin_pass", &Reader::begin_pass, py::arg("epoch"), py::arg("start") = 0)
       .def("acquire", &Reader::acquire, py::arg("timeout_s") = py::none(),
            "Wait for the next record of the pass.")

@@ -61,7 +61,8 @@ bool publish(Producer& producer, const Pass& pass, std::uint64_t position,
 }  // namespace
 
 void bind_producer(py::module_& module) {
-  py::class_<Pass>(module, "Pass", py::is_final(), "One walk over the data, as the trainer asked for it.")
+  py::class_<Pass>(module, "Pass", py::is_final(),
+                   "One walk over the data, as the trainer asked for it.")
       .def_readonly("id", &Pass::id)
       .def_readonly("epoch", &Pass::epoch)
       .def_readonly("start", &Pass::start);
@@ -80,16 +81,15 @@ void bind_producer(py::module_& module) {
       .def("publish_end", &Producer::publish_end, py::arg("pass_"), py::arg("count"))
       .def(
           "publish_error",
-          [](Producer& producer, const Pass& pass, std::uint64_t position,
-             const py::bytes& text) {
-            producer.publish_error(pass, position,
-                                   as_bytes(static_cast<std::string_view>(text)));
+          [](Producer& producer, const Pass& pass, std::uint64_t position, const py::bytes& text) {
+            producer.publish_error(pass, position, as_bytes(static_cast<std::string_view>(text)));
           },
           py::arg("pass_"), py::arg("position"), py::arg("text"))
       .def("announce_length", &Producer::announce_length, py::arg("length"));
 
-  module.def("die_with", &die_with, py::arg("pidfd"),
-             "Kill this process (and its group, if it leads one) when the one behind `pidfd` dies.");
+  module.def(
+      "die_with", &die_with, py::arg("pidfd"),
+      "Kill this process (and its group, if it leads one) when the one behind `pidfd` dies.");
   module.attr("ERROR_NBYTES") = kErrorNbytes;
   module.attr("LENGTH_UNKNOWN") = Length::kUnknown;
 }

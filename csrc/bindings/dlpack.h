@@ -1,7 +1,7 @@
 // DLPack: how tensors cross between torch and the ring without linking torch.
 //
-// The structs are the unversioned ABI of dlpack.h (github.com/dmlc/dlpack, version 0.8), which every
-// torch 2.x accepts under the capsule name "dltensor".
+// The structs are the unversioned ABI of dlpack.h (github.com/dmlc/dlpack, version 0.8), which
+// every torch 2.x accepts under the capsule name "dltensor".
 
 #pragma once
 

@@ -48,7 +48,7 @@ void register_errors(py::module_& module) {
   corrupt_segment_error =
       new_exception(module, "CorruptSegmentError", PyExc_RuntimeError,
                     "Bytes in shared memory are not what the ring's layout promises.");
-  producer_exited = new_exception(module, "ProducerExited", PyExc_RuntimeError,
+  producer_exited = new_exception(module, "ProducerExitedError", PyExc_RuntimeError,
                                   "The producer's process is gone and the ring is empty.");
   py::register_exception_translator(&translate);
 }

@@ -6,7 +6,7 @@
 
 namespace fkat {
 
-// The watched peer has exited and left nothing behind to deliver. Python: ProducerExited.
+// The watched peer has exited and left nothing behind to deliver. Python: ProducerExitedError.
 struct PeerExited {};
 
 // Nothing came before the caller's deadline. Python: TimeoutError.

@@ -13,8 +13,8 @@ namespace fkat {
 // a core.
 inline constexpr std::chrono::milliseconds kSlice{5};
 
-// Calls `attempt` (without the GIL) until it returns true. Between calls Python signal handlers run:
-// what they raise, such as KeyboardInterrupt, ends the wait.
+// Calls `attempt` (without the GIL) until it returns true. Between calls Python signal handlers
+// run: what they raise, such as KeyboardInterrupt, ends the wait.
 template <typename Attempt>
 void wait_for(Attempt attempt) {
   while (true) {

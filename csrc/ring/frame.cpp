@@ -73,8 +73,7 @@ Leaf checked_leaf(std::int64_t* words, std::size_t words_left, std::uint64_t fra
   if (record.kind != LeafKind::kTensor && record.kind != LeafKind::kArray) {
     corrupt("a leaf is neither tensor nor array");
   }
-  Leaf leaf{record.kind,   record.dtype,  ndim,
-            record.offset, record.nbytes, words + kRecordWords};
+  Leaf leaf{record.kind, record.dtype, ndim, record.offset, record.nbytes, words + kRecordWords};
   const auto count = static_cast<std::size_t>(ndim);
   if (leaf.dtype.itemsize() == 0 ||
       span_nbytes(leaf.dtype, {leaf.shape(), count}, {leaf.strides(), count}) != leaf.nbytes) {
@@ -99,8 +98,7 @@ bool LeafSource::is_dense() const {
   return span_nbytes(dtype, shape, strides) == count * dtype.itemsize();
 }
 
-FrameWriter::FrameWriter(std::span<const LeafSource> leaves,
-                         std::span<const std::byte> structure)
+FrameWriter::FrameWriter(std::span<const LeafSource> leaves, std::span<const std::byte> structure)
     : leaves_(leaves), structure_(structure), table_nbytes_(0) {
   std::uint64_t payload_nbytes = 0;
   for (const LeafSource& leaf : leaves) {
@@ -119,8 +117,8 @@ void FrameWriter::write(std::byte* slot) const {
   header.nbytes = nbytes_;
 
   std::byte* record_at = slot + sizeof header;
-  std::uint64_t offset = round_up(sizeof header + table_nbytes_ + structure_.size(),
-                                  kLeafAlignment);
+  std::uint64_t offset =
+      round_up(sizeof header + table_nbytes_ + structure_.size(), kLeafAlignment);
   for (const LeafSource& leaf : leaves_) {
     const std::uint64_t nbytes = leaf.nbytes();
     const auto ndim = static_cast<std::uint8_t>(leaf.shape.size());

@@ -127,9 +127,7 @@ struct Geometry {
   std::uint64_t slot_lines_offset() const {
     return readers_offset() + num_readers * sizeof(ReaderLine);
   }
-  std::uint64_t index_offset() const {
-    return slot_lines_offset() + num_slots * sizeof(SlotLine);
-  }
+  std::uint64_t index_offset() const { return slot_lines_offset() + num_slots * sizeof(SlotLine); }
   std::uint64_t error_offset() const {
     return index_offset() + index_capacity() * sizeof(IndexEntry);
   }

@@ -40,8 +40,7 @@ Turn Producer::status(const Pass& pass) const {
 bool Producer::granted() const {
   for (std::uint32_t reader = 0; reader < ring_->geometry().num_readers; ++reader) {
     // Relaxed: a grant carries no data; the slot itself is handed over at SYNC POINT F.
-    if (published_seq_ >=
-        ring_->reader_line(reader).granted_seq.load(std::memory_order_relaxed)) {
+    if (published_seq_ >= ring_->reader_line(reader).granted_seq.load(std::memory_order_relaxed)) {
       return false;
     }
   }
@@ -93,8 +92,8 @@ void Producer::publish_error(const Pass& pass, std::uint64_t position,
   append(RecordKind::kError, pass, position, 0, nbytes);
 }
 
-void Producer::append(RecordKind kind, const Pass& pass, std::uint64_t position,
-                      std::uint32_t slot, std::uint64_t nbytes) {
+void Producer::append(RecordKind kind, const Pass& pass, std::uint64_t position, std::uint32_t slot,
+                      std::uint64_t nbytes) {
   // The index has room for every slot and for two records more (Geometry::index_capacity), so the
   // entry written here was read by all.
   IndexEntry entry{kind, slot, pass.id, position, nbytes, published_seq_, 0, {}};

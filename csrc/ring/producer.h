@@ -52,8 +52,7 @@ class Producer {
   std::byte* slot_data(std::uint32_t slot) const { return ring_->slot_data(slot); }
 
   // Makes a claimed slot visible to every reader. Never blocks.
-  void publish(const Pass& pass, std::uint64_t position, std::uint32_t slot,
-               std::uint64_t nbytes);
+  void publish(const Pass& pass, std::uint64_t position, std::uint32_t slot, std::uint64_t nbytes);
   void abandon(std::uint32_t slot) { pool_.abandon(slot); }
 
   // The end of a pass after `count` microbatches of its epoch. Never blocks: room is reserved.

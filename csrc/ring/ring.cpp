@@ -69,13 +69,12 @@ std::shared_ptr<Ring> Ring::attach(std::shared_ptr<Segment> segment) {
   }
   const Geometry geometry{header.num_slots, header.num_readers, header.slot_nbytes};
   const auto total_nbytes = geometry.total_nbytes();
-  if (!total_nbytes || *total_nbytes != segment->nbytes() ||
-      header.total_nbytes != *total_nbytes ||
+  if (!total_nbytes || *total_nbytes != segment->nbytes() || header.total_nbytes != *total_nbytes ||
       header.index_capacity != geometry.index_capacity()) {
-    throw CorruptSegment("the ring's header contradicts itself: " +
-                         std::to_string(geometry.num_slots) + " slots of " +
-                         std::to_string(geometry.slot_nbytes) + " bytes in a segment of " +
-                         std::to_string(segment->nbytes()) + " bytes");
+    throw CorruptSegment(
+        "the ring's header contradicts itself: " + std::to_string(geometry.num_slots) +
+        " slots of " + std::to_string(geometry.slot_nbytes) + " bytes in a segment of " +
+        std::to_string(segment->nbytes()) + " bytes");
   }
   return std::shared_ptr<Ring>(new Ring(std::move(segment), geometry));
 }
@@ -97,8 +96,8 @@ void Ring::stop() const {
 }
 
 std::uint64_t checksum(const IndexEntry& entry) {
-  return checksum_words({reinterpret_cast<const std::byte*>(&entry),
-                         offsetof(IndexEntry, checksum)});
+  return checksum_words(
+      {reinterpret_cast<const std::byte*>(&entry), offsetof(IndexEntry, checksum)});
 }
 
 }  // namespace fkat

@@ -8,11 +8,12 @@
 namespace fkat {
 namespace {
 
-constexpr std::uint64_t kCommitUnit = 64 * KiB;      // sizes that jitter do not grow a slot by pages
-constexpr std::uint64_t kPrefaultStep = 1 * MiB;     // some 0.5 ms: the producer stays responsive
-constexpr std::uint32_t kSlotsToPrefault = 3;        // one written, one published, one leased
-constexpr std::uint64_t kMaxBudget = std::uint64_t{1} << 62;  // more than any machine, and no overflow
-constexpr std::uint64_t kWastefulRatio = 16;         // rather a fresh slot than one so much larger
+constexpr std::uint64_t kCommitUnit = 64 * KiB;   // sizes that jitter do not grow a slot by pages
+constexpr std::uint64_t kPrefaultStep = 1 * MiB;  // some 0.5 ms: the producer stays responsive
+constexpr std::uint32_t kSlotsToPrefault = 3;     // one written, one published, one leased
+constexpr std::uint64_t kMaxBudget = std::uint64_t{1}
+                                     << 62;   // more than any machine, and no overflow
+constexpr std::uint64_t kWastefulRatio = 16;  // rather a fresh slot than one so much larger
 
 }  // namespace
 
@@ -35,8 +36,8 @@ std::optional<std::uint32_t> SlotPool::try_claim(std::uint64_t nbytes) {
                         std::to_string(nbytes));
   }
   if (nbytes > budget_nbytes_) {
-    throw ArgumentError("a microbatch needs " + format_nbytes(nbytes) +
-                        ", the memory budget is " + format_nbytes(budget_nbytes_) +
+    throw ArgumentError("a microbatch needs " + format_nbytes(nbytes) + ", the memory budget is " +
+                        format_nbytes(budget_nbytes_) +
                         "; raise memory_budget_nbytes to at least " + std::to_string(nbytes));
   }
   const auto slot = best_free(nbytes);
@@ -67,8 +68,7 @@ std::optional<std::uint32_t> SlotPool::best_free(std::uint64_t nbytes) const {
       best = slot;
     }
   }
-  const bool wasteful =
-      best && committed_[*best] > kWastefulRatio * std::max(nbytes, kCommitUnit);
+  const bool wasteful = best && committed_[*best] > kWastefulRatio * std::max(nbytes, kCommitUnit);
   if ((!best || wasteful) && num_touched_ < committed_.size()) return num_touched_;
   return best;
 }
@@ -98,8 +98,7 @@ void SlotPool::grow(std::uint32_t slot, std::uint64_t nbytes) {
   num_touched_ = std::max(num_touched_, slot + 1);
   const std::uint64_t have = committed_[slot];
   if (have >= nbytes) return;
-  const std::uint64_t want =
-      std::min(round_up(nbytes, kCommitUnit), ring_->geometry().slot_nbytes);
+  const std::uint64_t want = std::min(round_up(nbytes, kCommitUnit), ring_->geometry().slot_nbytes);
   ring_->segment().commit(ring_->slot_offset(slot) + have, want - have);
   committed_[slot] = want;
 }

@@ -14,7 +14,9 @@ import torch
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def integer(name: str, value: Any, *, minimum: int | None = None, maximum: int | None = None) -> int:
+def integer(
+    name: str, value: Any, *, minimum: int | None = None, maximum: int | None = None
+) -> int:
     """An int within bounds; anything with ``__index__`` but a bool counts as one."""
     if isinstance(value, bool):
         raise _wrong_type(name, "an int", value)

@@ -4,9 +4,9 @@ The structure is a pickle of the microbatch in which every plain tensor and arra
 number. So any container that can be pickled works, and the bytes of tensors are never pickled.
 Leaves are handed to the ring as DLPack capsules (tensors) and buffers (arrays).
 
-What is not a plain leaf is rewritten as a call on plain leaves (a tensor that requires grad, a dtype
-that DLPack lacks, a structured array), or pickled as its class wants (subclasses, sparse tensors).
-One object that appears twice stays one object.
+What is not a plain leaf is rewritten as a call on plain leaves (a tensor that requires grad, a
+dtype that DLPack lacks, a structured array), or pickled as its class wants (subclasses, sparse
+tensors). One object that appears twice stays one object.
 """
 
 from __future__ import annotations
@@ -22,30 +22,45 @@ from torch._C import _from_dlpack, _to_dlpack
 
 from fkat.data._locate import describe_unpicklable
 
-Reduced = tuple[Callable[..., Any], tuple[Any, ...]]
-
-_DTYPES_TO_TRY = (
-    *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
-    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
+# Dtypes by what can hide behind them: a lazy conjugation, a lazy negation, or nothing.
+_COMPLEX = ("complex64", "complex128")
+_FLOATING = (
+    *("float16", "bfloat16", "float32", "float64"),
     *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
 )
-
-
-def _dlpack_dtypes() -> frozenset[torch.dtype]:
-    """The dtypes that this torch sends through DLPack and gets back; tried, since releases differ."""
-    survivors = set()
-    for dtype in (getattr(torch, name, None) for name in _DTYPES_TO_TRY):
-        try:
-            if dtype is not None and from_dlpack(_to_dlpack(torch.empty(1, dtype=dtype))).dtype == dtype:
-                survivors.add(dtype)
-        except (RuntimeError, BufferError):
-            pass
-    return frozenset(survivors)
-
+_INTEGRAL = (
+    *("bool", "uint8", "uint16", "uint32", "uint64"),
+    *("int8", "int16", "int32", "int64"),
+)
 
 from_dlpack: Callable[[Any], torch.Tensor] = _from_dlpack
 asarray: Callable[[Any], np.ndarray[Any, Any]] = np.asarray
-_PLAIN_DTYPES = _dlpack_dtypes()
+
+
+def _never(_: torch.Tensor) -> bool:
+    return False
+
+
+def _is_lazy(tensor: torch.Tensor) -> bool:
+    """Whether the memory is to be conjugated or negated when read; DLPack would not say so."""
+    return tensor.is_conj() or tensor.is_neg()
+
+
+def _survives_dlpack(dtype: torch.dtype) -> bool:
+    """Whether this torch sends the dtype through DLPack and gets it back: releases differ."""
+    try:
+        return from_dlpack(_to_dlpack(torch.empty(1, dtype=dtype))).dtype == dtype
+    except (RuntimeError, BufferError):
+        return False
+
+
+def _plain_dtypes() -> dict[torch.dtype, Callable[[torch.Tensor], bool]]:
+    checks = ((_COMPLEX, _is_lazy), (_FLOATING, torch.Tensor.is_neg), (_INTEGRAL, _never))
+    known = ((getattr(torch, name, None), check) for names, check in checks for name in names)
+    return {dtype: check for dtype, check in known if dtype and _survives_dlpack(dtype)}
+
+
+_LAZY_CHECK_OF_PLAIN_DTYPE = _plain_dtypes()
 _PLAIN_ARRAY_CHARS = frozenset("?bhilqBHILQefdFD")
 _VIEWABLE_ARRAY_KINDS = frozenset("biufcmMSUV")
 
@@ -102,27 +117,16 @@ class _Encoder(pickle.Pickler):
         self._kept: list[Any] = []  # an id() is only unique while its object lives
 
     def persistent_id(self, obj: Any) -> int | None:
+        """The number of a plain leaf. Called for every object: the hottest code of the producer."""
         kind = type(obj)
-        if kind is torch.Tensor:
-            return self._tensor_index(obj)
-        if kind is np.ndarray:
-            return self._array_index(obj)
-        return None
-
-    def _tensor_index(self, tensor: torch.Tensor) -> int | None:
-        index = self._index_of.get(id(tensor))
-        if index is None and _is_plain(tensor):
-            dense = tensor if tensor.is_contiguous() or _is_dense(tensor) else tensor.clone()
-            index = self._add(tensor, _to_dlpack(dense))
-        return index
-
-    def _array_index(self, array: np.ndarray[Any, Any]) -> int | None:
-        index = self._index_of.get(id(array))
-        if index is None and array.dtype.char in _PLAIN_ARRAY_CHARS and array.dtype.isnative:
-            index = self._add(array, array if array.flags.forc else array.copy(order="K"))
-        return index
-
-    def _add(self, obj: Any, leaf: Any) -> int:
+        if kind is not torch.Tensor and kind is not np.ndarray:
+            return None
+        index = self._index_of.get(id(obj))
+        if index is not None:
+            return index
+        leaf = _plain_tensor(obj) if kind is torch.Tensor else _plain_array(obj)
+        if leaf is None:
+            return None
         index = self._index_of[id(obj)] = len(self.leaves)
         self.leaves.append(leaf)
         self._kept.append(obj)
@@ -143,15 +147,25 @@ class _Decoder(pickle.Unpickler):
         return self.leaves[index]
 
 
-def _is_plain(tensor: torch.Tensor) -> bool:
-    return (
-        tensor.dtype in _PLAIN_DTYPES
-        and not tensor.requires_grad
-        and tensor.layout is torch.strided
-        and tensor.is_cpu
-        and not (tensor.dtype.is_complex and tensor.is_conj())
-        and not tensor.is_neg()
-    )
+def _plain_tensor(tensor: torch.Tensor) -> Any:
+    """A capsule of the tensor's memory, dense; None for what has to be rewritten or pickled."""
+    is_lazy = _LAZY_CHECK_OF_PLAIN_DTYPE.get(tensor.dtype)
+    if is_lazy is None or tensor.requires_grad:
+        return None
+    try:
+        if is_lazy(tensor):
+            return None
+        if tensor.is_contiguous() or _is_dense(tensor):
+            return _to_dlpack(tensor)
+        return _to_dlpack(tensor.clone())
+    except (RuntimeError, BufferError, NotImplementedError):  # sparse, nested, meta: not plain
+        return None
+
+
+def _plain_array(array: np.ndarray[Any, Any]) -> Any:
+    if array.dtype.char not in _PLAIN_ARRAY_CHARS or not array.dtype.isnative:
+        return None
+    return array if array.flags.forc else array.copy(order="K")
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:

@@ -28,11 +28,11 @@ class LocalFeed:
         self._microbatches: Iterator[Any] = iter(())
         self._stats = LoaderStats()
 
-    def begin_pass(self, epoch: int) -> None:  # noqa: D102
+    def begin_pass(self, epoch: int) -> None:
         with preserved_rng():
             self._microbatches = self._built_source().iterate(epoch, start=0)
 
-    def next_microbatch(self, device: torch.device | None) -> Any:  # noqa: D102
+    def next_microbatch(self, device: torch.device | None) -> Any:
         begin = time.perf_counter()
         with preserved_rng():
             microbatch = next(self._microbatches)
@@ -45,7 +45,7 @@ class LocalFeed:
         )
         return microbatch
 
-    def length(self) -> int | None:  # noqa: D102
+    def length(self) -> int | None:
         with preserved_rng():
             source = self._built_source()
         try:
@@ -53,10 +53,10 @@ class LocalFeed:
         except TypeError:
             return None
 
-    def stats(self) -> LoaderStats:  # noqa: D102
+    def stats(self) -> LoaderStats:
         return self._stats
 
-    def stop(self) -> None:  # noqa: D102
+    def stop(self) -> None:
         self._microbatches = iter(())
         self._source = None
 

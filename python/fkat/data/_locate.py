@@ -1,4 +1,4 @@
-"""Where in an object is the thing that cannot be pickled?"""
+"""Finds the place in an object of the thing that cannot be pickled."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from typing import Any
 _MAX_DEPTH = 12
 
 
-def describe_unpicklable(
-    obj: Any, name: str, dump: Callable[[Any], Any], error: Exception
-) -> str:
+def describe_unpicklable(obj: Any, name: str, dump: Callable[[Any], Any], error: Exception) -> str:
     """A sentence that names the innermost part of ``obj`` that ``dump`` refuses.
 
     Args:

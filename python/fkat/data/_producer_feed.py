@@ -15,7 +15,7 @@ from fkat.data._codec import asarray, decode, from_dlpack
 from fkat.data._feed import LoaderStats
 from fkat.data._producer import Work
 from fkat.data._producer_process import ProducerProcess
-from fkat.data._remote_error import raise_error
+from fkat.data._remote_error import load_error
 from fkat.data.errors import StalledError
 
 MAX_LEASES = 8  # microbatches the user may keep alive before next() returns private copies
@@ -77,13 +77,13 @@ class ProducerFeed:
         """Process id of the producer."""
         return self._process.pid
 
-    def begin_pass(self, epoch: int) -> None:  # noqa: D102
+    def begin_pass(self, epoch: int) -> None:
         self._consumer.begin_pass(epoch)
 
-    def next_microbatch(self, device: torch.device | None) -> Any:  # noqa: D102
+    def next_microbatch(self, device: torch.device | None) -> Any:
         try:
             record = self._consumer.acquire(self._timeout_s)
-        except _core.ProducerExited:
+        except _core.ProducerExitedError:
             raise self._process.death() from None
         except TimeoutError:
             raise self._stalled() from None
@@ -92,13 +92,13 @@ class ProducerFeed:
                 self._warn_of_copies()
             return decode(record.structure, record.leaves(from_dlpack, asarray), device)
         if type(record) is _core.ProducerError:
-            raise_error(record.text)
+            raise load_error(record.text)
         raise StopIteration
 
-    def length(self) -> int | None:  # noqa: D102
+    def length(self) -> int | None:
         try:
             length = self._consumer.await_length(self._timeout_s)
-        except _core.ProducerExited:
+        except _core.ProducerExitedError:
             raise self._process.death() from None
         except TimeoutError:
             raise self._stalled() from None
@@ -106,21 +106,21 @@ class ProducerFeed:
             return length
         if length == _core.LENGTH_UNKNOWN:
             return None
-        return self._length_failed()
+        raise self._error_instead_of_length()
 
-    def stats(self) -> LoaderStats:  # noqa: D102
+    def stats(self) -> LoaderStats:
         seen = self._consumer.stats
         return LoaderStats(seen.num_microbatches, seen.nbytes, seen.num_copies, seen.stall_s)
 
-    def stop(self) -> None:  # noqa: D102
+    def stop(self) -> None:
         self._process.stop()
 
-    def _length_failed(self) -> None:
-        """The source could not be built: what was published instead of a length says why."""
+    def _error_instead_of_length(self) -> Exception:
+        """Why the source could not be built; it was published instead of a length."""
         record = self._consumer.acquire(self._timeout_s)
         if isinstance(record, _core.ProducerError):
-            raise_error(record.text)
-        raise RuntimeError("the producer published microbatches before it announced its length")
+            return load_error(record.text)
+        return RuntimeError("the producer published a microbatch before it announced its length")
 
     def _stalled(self) -> StalledError:
         return StalledError(

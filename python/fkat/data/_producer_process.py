@@ -40,9 +40,7 @@ class ProducerProcess:
         # Not daemonic: user code may have children. Then multiprocessing joins it at exit, after
         # running the finalizers of positive priority; this one tells it to stop.
         grace_s = _GRACE_S if work.profiler is None else _PROFILER_GRACE_S
-        self.stop = util.Finalize(
-            self, _stop, args=(ring, self._process, grace_s), exitpriority=10
-        )
+        self.stop = util.Finalize(self, _stop, args=(ring, self._process, grace_s), exitpriority=10)
 
     def open_pidfd(self) -> int:
         """A file descriptor that is readable once the process has exited; the caller closes it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import traceback
-from typing import NoReturn
 
 from fkat.data._core import ERROR_NBYTES
 
@@ -27,8 +26,8 @@ def dump_error(error: BaseException) -> bytes:
     return pickle.dumps((pickled if len(pickled) <= room else b"", name, text))
 
 
-def raise_error(dumped: bytes) -> NoReturn:
-    """Raise what `dump_error` has packed: the same type, the producer's traceback in its text.
+def load_error(dumped: bytes) -> Exception:
+    """What `dump_error` has packed: the same type, the producer's traceback in its text.
 
     What is no ``Exception`` (``SystemExit``, ``KeyboardInterrupt``), would end the loop silently
     (``StopIteration``) or is of a type unknown here becomes a ``RuntimeError``.
@@ -39,8 +38,8 @@ def raise_error(dumped: bytes) -> NoReturn:
     except Exception:
         error = None
     if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
-        raise _with_text(error, text)
-    raise RuntimeError(f"{name}: {text}")
+        return _with_text(error, text)
+    return RuntimeError(f"{name}: {text}")
 
 
 class _Verbatim(str):
@@ -61,7 +60,8 @@ def _with_text(error: Exception, text: str) -> Exception:
         error.args = args
     # Its type makes its text from something else. A subclass of the same name can say more.
     kind = type(error)
-    speaking = type(kind.__name__, (kind,), {"__str__": lambda _: text, "__module__": kind.__module__})
+    namespace = {"__str__": lambda _: text, "__module__": kind.__module__}
+    speaking = type(kind.__name__, (kind,), namespace)
     copy: Exception = speaking.__new__(speaking, *error.args)
     copy.args = error.args
     copy.__dict__.update(error.__dict__)

@@ -1,8 +1,8 @@
 """What the factory returned, as a stream of microbatches that can begin anywhere.
 
 A plain ``DataLoader`` over a map-style dataset is read as a specification (dataset, sampler,
-collate_fn): the loop is run here, so that beginning at microbatch k skips indices and reads no data.
-Anything else is iterated as it is; that includes a ``DataLoader`` with workers of its own.
+collate_fn): the loop is run here, so that beginning at microbatch k skips indices and reads no
+data. Anything else is iterated as it is; that includes a ``DataLoader`` with workers of its own.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ class ProducerDiedError(RuntimeError):
 
     Attributes:
         pid: Process id of the producer.
-        exit_code: As in ``multiprocessing.Process.exitcode``: the negative signal number if a signal
-            killed it; None when it is not known.
+        exit_code: As in ``multiprocessing.Process.exitcode``: the negative signal number if a
+            signal killed it; None when it is not known.
     """
 
     def __init__(self, message: str, pid: int, exit_code: int | None) -> None:
@@ -25,4 +25,4 @@ class ProducerDiedError(RuntimeError):
 
 
 class StalledError(TimeoutError):
-    """No microbatch came within ``timeout`` from a producer that is alive. Asking again waits again."""
+    """No microbatch came within ``timeout``, from a live producer. Asking again waits again."""

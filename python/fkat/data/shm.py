@@ -28,27 +28,28 @@ class ShmDataLoader(Generic[T_co]):
     returns. Tensors and numpy arrays in host memory are views of shared memory: they stay right for
     as long as they are kept, may be written to, and survive the loader.
 
-    The loader is its own iterator. ``iter()`` begins the next epoch if the current one has delivered
-    anything, and does nothing else; the producer is started by the first ``next()`` or ``len()``. One
-    producer serves every epoch. ``iter()`` begins an epoch that failed again. Two loops at once need
-    two loaders.
+    The loader is its own iterator. ``iter()`` begins the next epoch if the current one has
+    delivered anything, begins an epoch that failed again, and does nothing else; the producer is
+    started by the first ``next()`` or ``len()``. One producer serves every epoch. Two loops at once
+    need two loaders.
 
     Args:
         seed: Python, numpy and torch are seeded for every microbatch from (seed, dp_rank, epoch,
             position).
         dataloader_factory: Called in the producer; returns a ``DataLoader`` or any iterable of
             microbatches. Must be picklable unless processes are started by fork.
-        num_microbatch_prefetches: At most so many microbatches are published ahead of the trainer; 0
-            makes each on demand; -1 makes as many as the memory budget admits (at most 503).
+        num_microbatch_prefetches: At most so many microbatches are published ahead of the trainer;
+            0 makes each on demand; -1 makes as many as the memory budget admits (at most 503).
         dp_rank: Data-parallel rank. Ranks that share one see the same microbatches.
-        profiler: A Lightning ``Profiler``, run in the producer; its report gets the pid as a suffix.
+        profiler: A Lightning ``Profiler``, run in the producer; the name of its report gets the pid
+            as a suffix.
         device: Where to move tensors; None leaves them in host memory.
         multiprocessing: False makes the same microbatches in the calling thread, for debugging.
         multiprocessing_context: Start method or context, as in ``DataLoader``; None for
             multiprocessing's default.
         timeout: Longest wait for a microbatch, in seconds; 0 for no limit.
-        memory_budget_nbytes: What may be published ahead, in bytes; None for a quarter of the memory
-            available to this process (limits of its cgroups included).
+        memory_budget_nbytes: What may be published ahead, in bytes; None for a quarter of the
+            memory available to this process (limits of its cgroups included).
         max_microbatch_nbytes: Address space reserved for a microbatch, in bytes. Costs no memory.
 
     Raises:
@@ -101,7 +102,11 @@ class ShmDataLoader(Generic[T_co]):
         self._multiprocessing = arguments.boolean("multiprocessing", multiprocessing)
         self._feed: Feed | None = None
         self._epoch = 0
-        self._restart(epoch=0)
+        self._epoch = 0
+        self._in_pass = False  # the feed was asked for this epoch
+        self._num_delivered = 0  # in this epoch
+        self._is_over = False  # the epoch's last microbatch was delivered
+        self._has_failed = False
 
     def __iter__(self) -> Iterator[T_co]:
         """Begin the next epoch, unless the current one has delivered nothing yet."""
@@ -151,7 +156,7 @@ class ShmDataLoader(Generic[T_co]):
             self._restart(epoch)
 
     def set_device(self, device: torch.device | None) -> None:
-        """Move tensors to ``device`` from the next microbatch on; None leaves them in host memory."""
+        """Move tensors to ``device`` from the next microbatch on; None leaves them on the host."""
         self._device = arguments.device("device", device)
 
     def stats(self) -> LoaderStats:
@@ -173,9 +178,9 @@ class ShmDataLoader(Generic[T_co]):
 
     def _restart(self, epoch: int) -> None:
         self._epoch = epoch
-        self._in_pass = False  # the feed was asked for this epoch
-        self._num_delivered = 0  # in this epoch
-        self._is_over = False  # the epoch's last microbatch was delivered
+        self._in_pass = False
+        self._num_delivered = 0
+        self._is_over = False
         self._has_failed = False
 
     def _current_feed(self) -> Feed:

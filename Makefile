@@ -1,0 +1,66 @@
+# One verb per habit. `make demo` and `make test` need Linux, Python, a C++ compiler and make;
+# everything else is installed into .venv by pip.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# cmake, ninja and clang-format come from the venv.
+export PATH := $(abspath $(BIN)):$(PATH)
+
+SOURCES := $(shell find csrc python -name '*.h' -o -name '*.cpp' -o -name '*.map') CMakeLists.txt
+CPP_FILES := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp')
+
+.PHONY: demo test test-python test-cpp bench lint format wheel clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python examples/train_lm.py
+
+test: test-cpp test-python
+
+test-python: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+# The core without Python: as it is, under ASan and UBSan, and under TSan.
+test-cpp: $(VENV)/.test
+	for preset in dev asan tsan; do \
+	  cmake --preset $$preset --log-level=WARNING && cmake --build --preset $$preset && \
+	  ctest --preset $$preset || exit 1; \
+	done
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks
+
+lint: $(VENV)/.lint $(VENV)/.test
+	ruff check .
+	ruff format --check .
+	mypy
+	clang-format --dry-run --Werror $(CPP_FILES)
+
+format: $(VENV)/.lint
+	ruff check --fix .
+	ruff format .
+	clang-format -i $(CPP_FILES)
+
+wheel: $(VENV)/.python
+	$(PIP) build
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf build dist $(VENV)
+
+# Stamps: each installs what it names, again when what it depends on has changed.
+$(VENV)/.python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) 'pip>=25.1'
+	touch $@
+
+# torch by its pinned name first: so a CPU build suffices, wherever pip is told to find one.
+$(VENV)/.package: $(VENV)/.python pyproject.toml constraints.txt $(SOURCES)
+	$(PIP) $(shell grep '^torch==' constraints.txt)
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.demo $(VENV)/.test $(VENV)/.bench $(VENV)/.lint: $(VENV)/.%: $(VENV)/.package
+	$(PIP) --group $*
+	touch $@
