@@ -1,20 +1,21 @@
 """A microbatch, taken apart into a structure and its leaves, and put together again.
 
 The structure is a pickle of the microbatch in which every plain tensor and array is replaced by its
-number. So any container that can be pickled works, and the bytes of tensors are never pickled.
-Leaves are handed to the ring as DLPack capsules (tensors) and buffers (arrays).
+number. So any container that can be pickled works, the bytes of tensors are never pickled, and one
+object that appears twice stays one object. Leaves are handed to the ring as DLPack capsules
+(tensors) and buffers (arrays).
 
-What is not a plain leaf is rewritten as a call on plain leaves (a tensor that requires grad, a
-dtype that DLPack lacks, a structured array), or pickled as its class wants (subclasses, sparse
-tensors). One object that appears twice stays one object.
+What is not a plain leaf is pickled as a call on plain leaves (a tensor that requires grad, a dtype
+that DLPack lacks, a structured array), or as its class wants (subclasses, sparse tensors).
 """
 
 from __future__ import annotations
 
+import copyreg
 import io
 import pickle
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -79,12 +80,20 @@ def encode(microbatch: Any) -> tuple[bytes, list[Any]]:
         TypeError: Something in it cannot be pickled; names its place.
     """
     file = io.BytesIO()
-    pickler = _Encoder(file)
+    pickler = pickle.Pickler(file, protocol=5)
+    encoder = _Encoder()
+    # Looked up by exact type, before anything a class says about itself; what appears again is
+    # found in the pickler's memo.
+    pickler.dispatch_table = {
+        **copyreg.dispatch_table,
+        torch.Tensor: encoder.reduce_tensor,
+        np.ndarray: encoder.reduce_array,
+    }
     try:
         pickler.dump(microbatch)
     except Exception as error:
         raise TypeError(describe_unpicklable(microbatch, "microbatch", encode, error)) from error
-    return file.getvalue(), pickler.leaves
+    return file.getvalue(), encoder.leaves
 
 
 def decode(structure: bytes, leaves: Sequence[Any], device: torch.device | None = None) -> Any:
@@ -102,70 +111,49 @@ def decode(structure: bytes, leaves: Sequence[Any], device: torch.device | None 
 def move(microbatch: Any, device: torch.device) -> Any:
     """A copy of a microbatch with its tensors on ``device``."""
     structure, leaves = encode(microbatch)
-    return decode(structure, [_import_leaf(leaf) for leaf in leaves], device)
+    tensors = [leaf if isinstance(leaf, np.ndarray) else from_dlpack(leaf) for leaf in leaves]
+    return decode(structure, tensors, device)
 
 
-def _import_leaf(leaf: Any) -> Any:
-    return leaf if isinstance(leaf, np.ndarray) else from_dlpack(leaf)
-
-
-class _Encoder(pickle.Pickler):
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file, protocol=5)
-        self.leaves: list[Any] = []
-        self._index_of: dict[int, int] = {}
-        self._kept: list[Any] = []  # an id() is only unique while its object lives
-
-    def persistent_id(self, obj: Any) -> int | None:
-        """The number of a plain leaf. Called for every object: the hottest code of the producer."""
-        kind = type(obj)
-        if kind is not torch.Tensor and kind is not np.ndarray:
-            return None
-        index = self._index_of.get(id(obj))
-        if index is not None:
-            return index
-        leaf = _plain_tensor(obj) if kind is torch.Tensor else _plain_array(obj)
-        if leaf is None:
-            return None
-        index = self._index_of[id(obj)] = len(self.leaves)
-        self.leaves.append(leaf)
-        self._kept.append(obj)
-        return index
-
-    def reducer_override(self, obj: Any) -> Any:
-        if type(obj) is torch.Tensor:
-            return _reduce_tensor(obj)
-        if type(obj) is np.ndarray:
-            return _reduce_array(obj)
-        return NotImplemented
+def _leaf(number: int) -> NoReturn:
+    """Stands in the structure for a leaf; never called, since the decoder knows the leaves."""
+    raise AssertionError(f"leaf {number} of a structure that was not given to decode()")
 
 
 class _Decoder(pickle.Unpickler):
     leaves: Sequence[Any]
 
-    def persistent_load(self, index: int) -> Any:
-        return self.leaves[index]
+    def find_class(self, module: str, name: str) -> Any:
+        if name == _leaf.__name__ and module == __name__:
+            return self.leaves.__getitem__
+        return super().find_class(module, name)
 
 
-def _plain_tensor(tensor: torch.Tensor) -> Any:
-    """A capsule of the tensor's memory, dense; None for what has to be rewritten or pickled."""
-    is_lazy = _LAZY_CHECK_OF_PLAIN_DTYPE.get(tensor.dtype)
-    if is_lazy is None or tensor.requires_grad:
-        return None
-    try:
-        if is_lazy(tensor):
-            return None
-        if tensor.is_contiguous() or _is_dense(tensor):
-            return _to_dlpack(tensor)
-        return _to_dlpack(tensor.clone())
-    except (RuntimeError, BufferError, NotImplementedError):  # sparse, nested, meta: not plain
-        return None
+class _Encoder:
+    """Collects leaves while the pickler walks the microbatch; how to pickle tensors and arrays."""
 
+    def __init__(self) -> None:
+        self.leaves: list[Any] = []
 
-def _plain_array(array: np.ndarray[Any, Any]) -> Any:
-    if array.dtype.char not in _PLAIN_ARRAY_CHARS or not array.dtype.isnative:
-        return None
-    return array if array.flags.forc else array.copy(order="K")
+    def reduce_tensor(self, tensor: torch.Tensor) -> Any:
+        """As ``__reduce_ex__``. Called for every tensor: the hottest code of the producer."""
+        is_lazy = _LAZY_CHECK_OF_PLAIN_DTYPE.get(tensor.dtype)
+        if is_lazy is None or tensor.requires_grad or is_lazy(tensor):
+            return _reduce_unusual_tensor(tensor)
+        try:
+            is_dense = tensor.is_contiguous() or _is_dense(tensor)
+            self.leaves.append(_to_dlpack(tensor if is_dense else tensor.clone()))
+        except (RuntimeError, BufferError):  # no memory to look at: sparse, nested, meta
+            return _reduce_by_itself(tensor)
+        return _leaf, (len(self.leaves) - 1,)
+
+    def reduce_array(self, array: np.ndarray[Any, Any]) -> Any:
+        """As ``__reduce_ex__``."""
+        dtype = array.dtype
+        if dtype.char not in _PLAIN_ARRAY_CHARS or not dtype.isnative:
+            return _reduce_unusual_array(array)
+        self.leaves.append(array if array.flags.forc else array.copy(order="K"))
+        return _leaf, (len(self.leaves) - 1,)
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:
@@ -179,9 +167,10 @@ def _is_dense(tensor: torch.Tensor) -> bool:
     return True
 
 
-def _reduce_tensor(tensor: torch.Tensor) -> Any:
+def _reduce_unusual_tensor(tensor: torch.Tensor) -> Any:
     if tensor.layout is not torch.strided or not tensor.is_cpu or tensor.is_quantized:
-        return NotImplemented  # torch's own pickling; components of a sparse tensor are plain again
+        # torch's own way; the components of a sparse tensor are plain tensors again.
+        return _reduce_by_itself(tensor)
     if tensor.requires_grad:
         if not tensor.is_leaf:
             raise TypeError(
@@ -189,23 +178,27 @@ def _reduce_tensor(tensor: torch.Tensor) -> Any:
                 "detach() it"
             )
         return _with_grad, (tensor.detach(),)
-    if tensor.is_conj() or tensor.is_neg():
+    if _is_lazy(tensor):
         return _itself, (tensor.resolve_conj().resolve_neg(),)
     try:
         flat = tensor.contiguous().view(-1).view(torch.uint8)
     except RuntimeError:
-        return NotImplemented
+        return _reduce_by_itself(tensor)
     return _from_raw, (flat, tensor.dtype, tuple(tensor.shape))
 
 
-def _reduce_array(array: np.ndarray[Any, Any]) -> Any:
+def _reduce_unusual_array(array: np.ndarray[Any, Any]) -> Any:
     dtype = array.dtype
     if dtype.hasobject or dtype.kind not in _VIEWABLE_ARRAY_KINDS or dtype.itemsize == 0:
-        return NotImplemented
+        return _reduce_by_itself(array)
     is_fortran = array.flags.fnc
     rows = array.T if is_fortran else array
     flat = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
     return _array_from_raw, (flat, dtype, rows.shape, is_fortran)
+
+
+def _reduce_by_itself(obj: Any) -> Any:
+    return obj.__reduce_ex__(5)
 
 
 def _with_grad(tensor: torch.Tensor) -> torch.Tensor:
