@@ -102,7 +102,6 @@ class ShmDataLoader(Generic[T_co]):
         self._multiprocessing = arguments.boolean("multiprocessing", multiprocessing)
         self._feed: Feed | None = None
         self._epoch = 0
-        self._epoch = 0
         self._in_pass = False  # the feed was asked for this epoch
         self._num_delivered = 0  # in this epoch
         self._is_over = False  # the epoch's last microbatch was delivered
