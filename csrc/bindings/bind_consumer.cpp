@@ -231,7 +231,8 @@ void bind_consumer(py::module_& module) {
       .def(py::init<std::shared_ptr<Ring>, std::uint32_t, std::uint32_t, std::uint32_t>(),
            py::arg("ring"), py::arg("num_prefetches"), py::arg("max_leases"), py::arg("reader") = 0)
       .def("watch", &Reader::watch, py::arg("pidfd"),
-           "Raise ProducerExitedError when the process behind `pidfd` is gone and the ring is empty.")
+           "Raise ProducerExitedError when the process behind `pidfd` is gone and the ring is "
+           "empty.")
       .def("begin_pass", &Reader::begin_pass, py::arg("epoch"), py::arg("start") = 0)
       .def("acquire", &Reader::acquire, py::arg("timeout_s") = py::none(),
            "Wait for the next record of the pass.")

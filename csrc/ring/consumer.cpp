@@ -36,6 +36,10 @@ Consumer::Consumer(std::shared_ptr<Ring> ring, std::uint32_t reader, std::uint32
     throw ArgumentError("reader " + std::to_string(reader) + " of a ring with " +
                         std::to_string(ring_->geometry().num_readers) + " readers");
   }
+  // A reader made anew goes on where the one before it stopped. Relaxed: it was this process.
+  const ReaderLine& line = ring_->reader_line(reader);
+  acquired_seq_ = line.acquired_seq.load(std::memory_order_relaxed);
+  granted_seq_ = line.granted_seq.load(std::memory_order_relaxed);
 }
 
 void Consumer::begin_pass(std::uint64_t epoch, std::uint64_t start) {
@@ -47,14 +51,21 @@ void Consumer::begin_pass(std::uint64_t epoch, std::uint64_t start) {
   line.start.store(start, std::memory_order_seq_cst);
   line.version.store(version + 2, std::memory_order_seq_cst);
   pass_ = (version + 2) / 2;
-  grant(num_prefetches_);
+  // Now, not at the next try_acquire: the index has room for one pass and the last record of the
+  // one before, and what is left of older ones would use up the new pass's window.
+  next_entry();
+  allow(acquired_seq_ + num_prefetches_);
   line.demand.ring();
   line.freed.ring();  // a producer that waits for a slot on behalf of the old pass
 }
 
 void Consumer::grant(std::uint64_t num_ahead) {
-  if (acquired_seq_ + num_ahead <= granted_seq_) return;
-  granted_seq_ = acquired_seq_ + num_ahead;
+  if (acquired_seq_ + num_ahead > granted_seq_) allow(acquired_seq_ + num_ahead);
+}
+
+// Also takes back what an older pass was granted and did not use.
+void Consumer::allow(std::uint64_t granted_seq) {
+  granted_seq_ = granted_seq;
   // Relaxed: see Producer::granted.
   ring_->reader_line(reader_).granted_seq.store(granted_seq_, std::memory_order_relaxed);
   ring_->trainer_line().demand.ring();
@@ -84,9 +95,15 @@ void Consumer::wait(std::chrono::nanoseconds slice) {
 }
 
 std::optional<Record> Consumer::try_acquire() {
+  const auto entry = next_entry();
+  return entry ? std::optional(take(*entry)) : std::nullopt;
+}
+
+// The next record of the current pass, if it is there; drops those of older passes before it.
+std::optional<IndexEntry> Consumer::next_entry() {
   while (has_record()) {
     const IndexEntry entry = checked_entry();
-    if (entry.pass == pass_) return take(entry);
+    if (entry.pass == pass_) return entry;
     if (entry.kind == RecordKind::kMicrobatch) ring_->release_share(entry.slot);
     advance();
   }
@@ -140,10 +157,14 @@ Record Consumer::take(const IndexEntry& entry) {
 }
 
 void Consumer::mark_leased(std::uint32_t slot) {
-  // Relaxed: the producer only reads it to know that the memory is no longer its own to count.
+  // Relaxed: the producer only reads it to know that the memory is no longer its own to count; the
+  // doorbell makes it look.
   SlotState state = SlotState::kReady;
   std::atomic<SlotState>& shared = ring_->slot_line(slot).state;
-  if (shared.compare_exchange_strong(state, SlotState::kLeased, std::memory_order_relaxed)) return;
+  if (shared.compare_exchange_strong(state, SlotState::kLeased, std::memory_order_relaxed)) {
+    ring_->trainer_line().freed.ring();
+    return;
+  }
   if (state == SlotState::kLeased) return;  // another reader was first
   throw CorruptSegment("slot " + std::to_string(slot) + " was published but is in state " +
                        std::to_string(static_cast<std::uint32_t>(state)));

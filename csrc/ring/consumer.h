@@ -65,8 +65,10 @@ class Consumer {
   IndexEntry checked_entry() const;
   Record take(const IndexEntry& entry);
   void mark_leased(std::uint32_t slot);
+  std::optional<IndexEntry> next_entry();
   void advance();
   void grant(std::uint64_t num_ahead);
+  void allow(std::uint64_t granted_seq);
 
   std::shared_ptr<Ring> ring_;
   std::uint32_t reader_;

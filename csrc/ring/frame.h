@@ -80,6 +80,7 @@ class FrameWriter {
 struct Frame {
   // Throws CorruptSegment.
   explicit Frame(std::span<const std::byte> bytes);
+  Frame(Frame&&) = default;  // not copied: leaves point into table_
 
   std::uint64_t structure_offset;
   std::uint64_t structure_nbytes;

@@ -8,9 +8,7 @@
 namespace fkat {
 
 Producer::Producer(std::shared_ptr<Ring> ring, std::uint64_t memory_budget_nbytes)
-    : ring_(std::move(ring)),
-      pool_(ring_, memory_budget_nbytes),
-      published_seq_(ring_->producer_line().published_seq.load(std::memory_order_relaxed)) {}
+    : ring_(std::move(ring)), pool_(ring_, memory_budget_nbytes) {}
 
 // The version of the trainer's line is 2 * pass id, and odd while the trainer writes.
 Turn Producer::await_pass(std::uint64_t previous, Pass& pass, std::chrono::nanoseconds slice) {
@@ -88,7 +86,7 @@ void Producer::publish_error(const Pass& pass, std::uint64_t position,
   // One error a pass, and a new pass begins only after the reader is done with the old one: nobody
   // reads these bytes now.
   const std::uint64_t nbytes = std::min<std::uint64_t>(text.size(), kErrorNbytes);
-  std::memcpy(ring_->error_text().data(), text.data(), nbytes);
+  if (nbytes != 0) std::memcpy(ring_->error_text().data(), text.data(), nbytes);
   append(RecordKind::kError, pass, position, 0, nbytes);
 }
 

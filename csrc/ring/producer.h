@@ -1,5 +1,5 @@
-// Producer: the writing end of a ring. One per ring, in the producer process, called from one
-// thread.
+// Producer: the writing end of a ring. One for the ring's whole life (a producer that died is
+// replaced together with its ring), in the producer process, called from one thread.
 //
 //     await_pass -> for each microbatch: await_grant -> claim -> (write) -> publish | abandon
 //                -> publish_end | publish_error -> await_pass ...

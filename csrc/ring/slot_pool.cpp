@@ -85,13 +85,23 @@ std::uint64_t SlotPool::counted_nbytes() const {
 bool SlotPool::make_room(std::uint32_t slot, std::uint64_t nbytes) {
   std::uint64_t wanted = counted_nbytes();
   if (committed_[slot] < nbytes) wanted += nbytes - committed_[slot];
-  for (std::uint32_t other = 0; other < num_touched_ && wanted > budget_nbytes_; ++other) {
+  if (wanted <= budget_nbytes_) return true;
+
+  std::vector<std::uint32_t> spare;
+  std::uint64_t spare_nbytes = 0;
+  for (std::uint32_t other = 0; other < num_touched_; ++other) {
     if (other == slot || committed_[other] == 0 || state(other) != SlotState::kFree) continue;
+    spare.push_back(other);
+    spare_nbytes += committed_[other];
+  }
+  if (wanted - spare_nbytes > budget_nbytes_) return false;  // give nothing back in vain
+  for (const std::uint32_t other : spare) {
+    if (wanted <= budget_nbytes_) break;
     ring_->segment().decommit(ring_->slot_offset(other), committed_[other]);
     wanted -= committed_[other];
     committed_[other] = 0;
   }
-  return wanted <= budget_nbytes_;
+  return true;
 }
 
 void SlotPool::grow(std::uint32_t slot, std::uint64_t nbytes) {

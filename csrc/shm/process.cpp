@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <thread>
 #include <utility>
 
@@ -23,7 +24,8 @@ enum class Watched { kRunning, kExited, kLost };
 
 Watched look(int pidfd, int timeout_ms) {
   pollfd entry{pidfd, POLLIN, 0};
-  if (poll(&entry, 1, timeout_ms) != 1) return Watched::kRunning;  // timeout, or EINTR
+  const int count = poll(&entry, 1, timeout_ms);
+  if (count == 0 || (count < 0 && errno == EINTR)) return Watched::kRunning;
   return (entry.revents & POLLIN) != 0 ? Watched::kExited : Watched::kLost;
 }
 
@@ -34,6 +36,22 @@ void watch(int pidfd) {
   if (getpgrp() == getpid()) kill(0, SIGKILL);
   _exit(1);
 }
+
+// Keeps signals with the threads that user code knows, in this scope and in threads born in it.
+class BlockedSignals {
+ public:
+  BlockedSignals() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  BlockedSignals(const BlockedSignals&) = delete;
+  BlockedSignals& operator=(const BlockedSignals&) = delete;
+
+ private:
+  sigset_t before_;
+};
 
 }  // namespace
 
@@ -57,12 +75,8 @@ bool ProcessHandle::has_exited() const {
 
 void die_with(int pidfd) {
   const int own_fd = duplicate(pidfd);
-  // The new thread inherits a full mask: signals stay with the threads that user code knows.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
+  const BlockedSignals blocked;  // inherited by the thread
   std::thread(watch, own_fd).detach();
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 }  // namespace fkat

@@ -59,6 +59,7 @@ std::shared_ptr<Segment> Segment::attach(int fd) {
   }
   struct stat status;
   if (fstat(fd, &status) != 0) throw_errno("fstat of the ring's memfd");
+  if (status.st_size <= 0) throw CorruptSegment("the memfd is empty: not a fkat.data ring");
   const int own_fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
   if (own_fd < 0) throw_errno("duplicating the ring's memfd");
   return map(own_fd, static_cast<std::uint64_t>(status.st_size));

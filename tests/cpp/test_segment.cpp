@@ -1,0 +1,110 @@
+// The memory under a ring: sealed, sparse, given back on request.
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "check.h"
+#include "shm/segment.h"
+
+namespace fkat {
+namespace {
+
+std::uint64_t allocated_nbytes(const Segment& segment) {
+  struct stat status{};
+  CHECK_EQ(fstat(segment.fd(), &status), 0);
+  return static_cast<std::uint64_t>(status.st_blocks) * 512;
+}
+
+TEST(starts_as_zeros_without_memory) {
+  const auto segment = Segment::create(64 * MiB);
+  CHECK_EQ(segment->nbytes(), 64 * MiB);
+  CHECK_EQ(allocated_nbytes(*segment), 0);
+  CHECK(segment->data()[64 * MiB - 1] == std::byte{0});
+}
+
+TEST(cannot_change_its_size) {
+  const auto segment = Segment::create(4 * MiB);
+  CHECK_EQ(ftruncate(segment->fd(), 2 * MiB), -1);
+  CHECK_EQ(errno, EPERM);
+  CHECK_EQ(ftruncate(segment->fd(), 8 * MiB), -1);
+  CHECK_EQ(errno, EPERM);
+  CHECK_EQ(fcntl(segment->fd(), F_ADD_SEALS, F_SEAL_WRITE), -1);
+}
+
+TEST(is_closed_on_exec) {
+  const auto segment = Segment::create(MiB);
+  CHECK((fcntl(segment->fd(), F_GETFD) & FD_CLOEXEC) != 0);
+}
+
+TEST(commit_takes_memory_and_decommit_returns_it) {
+  const auto segment = Segment::create(16 * MiB);
+  segment->commit(4 * MiB, 4 * MiB);
+  CHECK_EQ(allocated_nbytes(*segment), 4 * MiB);
+  std::memset(segment->data() + 4 * MiB, 0xA5, 4 * MiB);
+
+  segment->decommit(6 * MiB, 2 * MiB);
+  CHECK_EQ(allocated_nbytes(*segment), 2 * MiB);
+  CHECK(segment->data()[6 * MiB - 1] == std::byte{0xA5});
+  CHECK(segment->data()[6 * MiB] == std::byte{0});
+}
+
+TEST(commit_keeps_what_was_written) {
+  const auto segment = Segment::create(4 * MiB);
+  std::memset(segment->data(), 0x5A, MiB);
+  segment->commit(0, 2 * MiB);
+  CHECK(segment->data()[MiB - 1] == std::byte{0x5A});
+}
+
+TEST(commit_of_more_than_there_is_throws) {
+  const auto segment = Segment::create(std::uint64_t{1} << 38);
+  // The address space is there, the memory is not: an error, where a write would end the process.
+  CHECK_THROWS(OutOfMemory, segment->commit(0, std::uint64_t{1} << 38), "memory_budget_nbytes");
+  CHECK_EQ(allocated_nbytes(*segment), 0);
+}
+
+TEST(attached_mapping_shares_the_bytes_and_outlives_the_first) {
+  auto segment = Segment::create(4 * MiB);
+  const auto other = Segment::attach(segment->fd());
+  CHECK(other->data() != segment->data());
+  CHECK_EQ(other->nbytes(), 4 * MiB);
+  std::memcpy(segment->data() + 12345, "hello", 5);
+  segment.reset();
+  CHECK_EQ(std::memcmp(other->data() + 12345, "hello", 5), 0);
+}
+
+TEST(attach_refuses_what_is_no_memfd) {
+  const int fd = open("/dev/null", O_RDWR);
+  CHECK_THROWS(CorruptSegment, Segment::attach(fd), "not a sealed memfd");
+  close(fd);
+  CHECK_THROWS(CorruptSegment, Segment::attach(-1), "not a sealed memfd");
+}
+
+TEST(attach_refuses_an_unsealed_memfd) {
+  const int fd = memfd_create("unsealed", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  CHECK_EQ(ftruncate(fd, 4096), 0);
+  CHECK_THROWS(CorruptSegment, Segment::attach(fd), "not a sealed memfd");
+  // A seal against growing alone does not keep a peer from raising SIGBUS here.
+  CHECK_EQ(fcntl(fd, F_ADD_SEALS, F_SEAL_GROW), 0);
+  CHECK_THROWS(CorruptSegment, Segment::attach(fd), "not a sealed memfd");
+  close(fd);
+}
+
+TEST(a_sparse_tebibyte_costs_nothing) {
+#ifdef __SANITIZE_THREAD__
+  constexpr std::uint64_t kNbytes = 64 * GiB;  // its shadow leaves no room for more
+#else
+  constexpr std::uint64_t kNbytes = 1024 * GiB;
+#endif
+  const auto segment = Segment::create(kNbytes);
+  segment->data()[kNbytes - 1] = std::byte{7};
+  CHECK(allocated_nbytes(*segment) <= 2 * MiB);
+}
+
+}  // namespace
+}  // namespace fkat

@@ -1,0 +1,197 @@
+// Which slot is written next, and how much memory the pool may hold.
+
+#include <sys/stat.h>
+
+#include "base/error.h"
+#include "check.h"
+#include "ring/slot_pool.h"
+
+namespace fkat {
+namespace {
+
+constexpr std::uint64_t kBig = 64 * MiB;
+
+struct Pool {
+  explicit Pool(std::uint32_t num_slots, std::uint64_t budget_nbytes = kBig,
+                std::uint64_t slot_nbytes = 4 * MiB)
+      : ring(Ring::create(num_slots, slot_nbytes)), pool(ring, budget_nbytes) {}
+
+  std::uint32_t claim(std::uint64_t nbytes) {
+    const auto slot = pool.try_claim(nbytes);
+    CHECK(slot.has_value());
+    CHECK(pool.committed_nbytes(*slot) >= nbytes);
+    CHECK(ring->slot_line(*slot).state.load() == SlotState::kWriting);
+    return *slot;
+  }
+  // Makes a free slot that holds `nbytes` out of one that was never used.
+  void warm(std::initializer_list<std::uint64_t> sizes) {
+    std::vector<std::uint32_t> slots;
+    for (const std::uint64_t nbytes : sizes) slots.push_back(claim(nbytes));
+    for (const std::uint32_t slot : slots) pool.abandon(slot);
+  }
+  void set(std::uint32_t slot, SlotState state) { ring->slot_line(slot).state.store(state); }
+
+  std::uint64_t allocated_nbytes() const {
+    struct stat status{};
+    CHECK_EQ(fstat(ring->segment().fd(), &status), 0);
+    return static_cast<std::uint64_t>(status.st_blocks) * 512;
+  }
+
+  std::shared_ptr<Ring> ring;
+  SlotPool pool;
+};
+
+TEST(takes_the_smallest_slot_that_is_large_enough) {
+  Pool p(3);
+  p.warm({3 * MiB, 1 * MiB, 2 * MiB});
+  CHECK_EQ(p.claim(MiB + 1), 2);
+  CHECK_EQ(p.claim(64 * KiB), 1);
+  CHECK_EQ(p.claim(64 * KiB), 0);
+}
+
+TEST(grows_the_largest_when_none_is_large_enough) {
+  Pool p(3);
+  p.warm({MiB, 2 * MiB, 1 * MiB});
+  CHECK_EQ(p.claim(3 * MiB), 1);
+  CHECK_EQ(p.pool.committed_nbytes(1), 3 * MiB);
+  CHECK_EQ(p.pool.committed_nbytes(0), MiB);
+}
+
+TEST(equal_slots_are_taken_by_number) {
+  Pool p(3);
+  p.warm({MiB, MiB, MiB});
+  CHECK_EQ(p.claim(MiB), 0);
+  CHECK_EQ(p.claim(MiB), 1);
+  p.pool.abandon(0);
+  CHECK_EQ(p.claim(MiB), 0);
+}
+
+TEST(a_used_slot_is_better_than_a_fresh_one_unless_much_too_large) {
+  Pool p(2);
+  p.warm({MiB});
+  CHECK_EQ(p.claim(64 * KiB), 0);
+  p.pool.abandon(0);
+  Pool wasteful(2);
+  wasteful.warm({4 * MiB});
+  CHECK_EQ(wasteful.claim(64 * KiB), 1);
+}
+
+TEST(grows_by_whole_units_up_to_the_slot) {
+  Pool p(2);
+  CHECK_EQ(p.claim(1), 0);
+  CHECK_EQ(p.pool.committed_nbytes(0), 64 * KiB);
+  CHECK_EQ(p.claim(4 * MiB - 1), 1);
+  CHECK_EQ(p.pool.committed_nbytes(1), 4 * MiB);
+}
+
+TEST(a_microbatch_of_no_bytes_needs_a_slot_but_no_memory) {
+  Pool p(1);
+  CHECK_EQ(p.claim(0), 0);
+  CHECK_EQ(p.pool.committed_nbytes(0), 0);
+  CHECK(!p.pool.try_claim(0));
+}
+
+TEST(nothing_free_gives_nothing) {
+  Pool p(2);
+  p.claim(MiB);
+  p.claim(MiB);
+  CHECK(!p.pool.try_claim(1));
+  p.pool.abandon(1);
+  CHECK_EQ(p.claim(1), 1);
+}
+
+TEST(the_budget_takes_back_other_free_slots) {
+  Pool p(3, 4 * MiB);
+  p.warm({MiB, MiB, MiB});
+  const std::uint64_t before = p.allocated_nbytes();
+  p.claim(3 * MiB + 1);
+  CHECK_EQ(p.pool.committed_nbytes(1) + p.pool.committed_nbytes(2), 0);
+  CHECK_EQ(p.allocated_nbytes(), before - 2 * MiB + 2 * MiB + 64 * KiB);
+}
+
+TEST(leased_slots_do_not_count) {
+  Pool p(3, 2 * MiB);
+  p.set(p.claim(2 * MiB), SlotState::kLeased);
+  p.set(p.claim(2 * MiB), SlotState::kLeased);
+  CHECK_EQ(p.claim(2 * MiB), 2);
+}
+
+TEST(published_slots_count_until_they_are_taken) {
+  Pool p(2, 2 * MiB);
+  p.set(p.claim(MiB), SlotState::kReady);
+  CHECK(!p.pool.try_claim(MiB + 1));
+  CHECK_EQ(p.pool.committed_nbytes(1), 0);
+  p.set(0, SlotState::kLeased);
+  CHECK_EQ(p.claim(MiB + 1), 1);
+}
+
+TEST(a_lease_that_comes_back_counts_again) {
+  Pool p(2, 2 * MiB);
+  p.set(p.claim(2 * MiB), SlotState::kLeased);
+  p.set(p.claim(2 * MiB), SlotState::kReady);
+  p.set(0, SlotState::kFree);
+  CHECK(!p.pool.try_claim(64 * KiB));  // two slots, one budget: until the other is taken
+  p.set(1, SlotState::kLeased);
+  CHECK_EQ(p.claim(64 * KiB), 0);
+}
+
+TEST(a_frame_just_below_the_budget_fits_again_and_again) {
+  Pool p(2, 3 * MiB + 5);
+  for (int i = 0; i < 5; ++i) {
+    const std::uint32_t slot = p.claim(3 * MiB + 5);
+    p.pool.abandon(slot);
+  }
+  p.set(p.claim(3 * MiB + 1), SlotState::kLeased);
+  CHECK_EQ(p.claim(3 * MiB + 5), 1);
+}
+
+TEST(sizes_that_go_up_and_down_never_get_stuck) {
+  Pool p(3, 4 * MiB);
+  std::uint64_t size = 1;
+  for (int i = 0; i < 300; ++i) {
+    size = (size * 6364136223846793005 + 1442695040888963407) % (4 * MiB);
+    p.pool.abandon(p.claim(size));
+    CHECK(p.allocated_nbytes() <= 4 * MiB + 64 * KiB);  // and the header's pages
+  }
+}
+
+TEST(too_large_for_a_slot_names_the_parameter) {
+  Pool p(2);
+  CHECK_THROWS(ArgumentError, p.pool.try_claim(4 * MiB + 1), "max_microbatch_nbytes");
+  CHECK_THROWS(ArgumentError, p.pool.try_claim(~std::uint64_t{0}), "max_microbatch_nbytes");
+}
+
+TEST(too_large_for_the_budget_names_the_parameter) {
+  Pool p(2, MiB);
+  CHECK_THROWS(ArgumentError, p.pool.try_claim(MiB + 1), "memory_budget_nbytes");
+}
+
+TEST(prefault_backs_a_few_slots_step_by_step) {
+  Pool p(5);
+  int num_steps = 0;
+  while (p.pool.prefault_step(2 * MiB)) ++num_steps;
+  CHECK_EQ(num_steps, 3 * 2);
+  for (std::uint32_t slot = 0; slot < 3; ++slot) CHECK(p.pool.committed_nbytes(slot) == 2 * MiB);
+  CHECK_EQ(p.pool.committed_nbytes(3), 0);
+  const std::uint64_t before = p.allocated_nbytes();
+  p.claim(2 * MiB);
+  CHECK_EQ(p.allocated_nbytes(), before);
+}
+
+TEST(prefault_keeps_the_budget_and_what_was_published) {
+  Pool p(3, 3 * MiB);
+  const std::uint32_t slot = p.claim(2 * MiB);
+  p.ring->slot_data(slot)[0] = std::byte{42};
+  p.set(slot, SlotState::kReady);
+  while (p.pool.prefault_step(2 * MiB)) continue;
+  CHECK_EQ(p.pool.committed_nbytes(1) + p.pool.committed_nbytes(2), MiB);
+  CHECK(p.ring->slot_data(slot)[0] == std::byte{42});
+}
+
+TEST(prefault_of_nothing_does_nothing) {
+  Pool p(2);
+  CHECK(!p.pool.prefault_step(0));
+}
+
+}  // namespace
+}  // namespace fkat
