@@ -199,7 +199,8 @@ class Reader {
 
 void bind_consumer(py::module_& module) {
   py::class_<Microbatch, std::shared_ptr<Microbatch>>(
-      module, "Microbatch", "A published microbatch; its memory lives as long as a leaf does.")
+      module, "Microbatch", py::is_final(),
+      "A published microbatch; its memory lives as long as a leaf does.")
       .def_readonly("position", &Microbatch::position)
       .def_readonly("is_copy", &Microbatch::is_copy)
       .def_property_readonly("nbytes",
@@ -207,19 +208,21 @@ void bind_consumer(py::module_& module) {
       .def_property_readonly("structure", &structure)
       .def("leaves", &leaves, py::arg("from_dlpack"), py::arg("asarray"));
 
-  py::class_<EndOfPass>(module, "EndOfPass", "No more microbatches in this pass.")
+  py::class_<EndOfPass>(module, "EndOfPass", py::is_final(), "No more microbatches in this pass.")
       .def_readonly("count", &EndOfPass::count);
 
-  py::class_<ProducerError>(module, "ProducerError", "The pass failed in the producer.")
+  py::class_<ProducerError>(module, "ProducerError", py::is_final(),
+                            "The pass failed in the producer.")
       .def_readonly("position", &ProducerError::position)
       .def_property_readonly("text",
                              [](const ProducerError& error) { return py::bytes(error.text); });
 
-  py::class_<LeafBuffer>(module, "LeafBuffer", py::buffer_protocol(),
+  py::class_<LeafBuffer>(module, "LeafBuffer", py::is_final(), py::buffer_protocol(),
                          "An array leaf, through the buffer protocol.")
       .def_buffer(&buffer_info);
 
-  py::class_<ReaderStats>(module, "ReaderStats", "What a reader has seen since it was made.")
+  py::class_<ReaderStats>(module, "ReaderStats", py::is_final(),
+                          "What a reader has seen since it was made.")
       .def_readonly("num_microbatches", &ReaderStats::num_microbatches)
       .def_readonly("nbytes", &ReaderStats::nbytes)
       .def_readonly("num_copies", &ReaderStats::num_copies)
@@ -227,7 +230,7 @@ void bind_consumer(py::module_& module) {
         return std::chrono::duration<double>(stats.stall).count();
       });
 
-  py::class_<Reader>(module, "Consumer", "One reading end of a ring.")
+  py::class_<Reader>(module, "Consumer", py::is_final(), "One reading end of a ring.")
       .def(py::init<std::shared_ptr<Ring>, std::uint32_t, std::uint32_t, std::uint32_t>(),
            py::arg("ring"), py::arg("num_prefetches"), py::arg("max_leases"), py::arg("reader") = 0)
       .def("watch", &Reader::watch, py::arg("pidfd"),

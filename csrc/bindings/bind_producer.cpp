@@ -67,7 +67,8 @@ void bind_producer(py::module_& module) {
       .def_readonly("epoch", &Pass::epoch)
       .def_readonly("start", &Pass::start);
 
-  py::class_<Producer>(module, "Producer", "The writing end of a ring. One per ring.")
+  py::class_<Producer>(module, "Producer", py::is_final(),
+                       "The writing end of a ring. One per ring.")
       .def(py::init<std::shared_ptr<Ring>, std::uint64_t>(), py::arg("ring"),
            py::arg("memory_budget_nbytes"))
       .def("await_pass", &await_pass, py::arg("previous"),

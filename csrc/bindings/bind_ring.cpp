@@ -13,7 +13,8 @@ namespace py = pybind11;
 namespace fkat {
 
 void bind_ring(py::module_& module) {
-  py::class_<Ring, std::shared_ptr<Ring>>(module, "Ring", "Slots and index in one memfd.")
+  py::class_<Ring, std::shared_ptr<Ring>>(module, "Ring", py::is_final(),
+                                          "Slots and index in one memfd.")
       .def_static("create", &Ring::create, py::arg("num_slots"), py::arg("slot_nbytes"),
                   py::arg("num_readers") = 1)
       .def_static(

@@ -6,7 +6,7 @@ object that appears twice stays one object. Leaves are handed to the ring as DLP
 (tensors) and buffers (arrays).
 
 What is not a plain leaf is pickled as a call on plain leaves (a tensor that requires grad, a dtype
-that DLPack lacks, a structured array), or as its class wants (subclasses, sparse tensors).
+that DLPack lacks, a sparse tensor, a structured array), or as its class wants (subclasses).
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class _Encoder:
             is_dense = tensor.is_contiguous() or _is_dense(tensor)
             self.leaves.append(_to_dlpack(tensor if is_dense else tensor.clone()))
         except (RuntimeError, BufferError):  # no memory to look at: sparse, nested, meta
-            return _reduce_by_itself(tensor)
+            return _reduce_unusual_tensor(tensor)
         return _leaf, (len(self.leaves) - 1,)
 
     def reduce_array(self, array: np.ndarray[Any, Any]) -> Any:
@@ -168,9 +168,6 @@ def _is_dense(tensor: torch.Tensor) -> bool:
 
 
 def _reduce_unusual_tensor(tensor: torch.Tensor) -> Any:
-    if tensor.layout is not torch.strided or not tensor.is_cpu or tensor.is_quantized:
-        # torch's own way; the components of a sparse tensor are plain tensors again.
-        return _reduce_by_itself(tensor)
     if tensor.requires_grad:
         if not tensor.is_leaf:
             raise TypeError(
@@ -178,13 +175,37 @@ def _reduce_unusual_tensor(tensor: torch.Tensor) -> Any:
                 "detach() it"
             )
         return _with_grad, (tensor.detach(),)
+    if tensor.layout is not torch.strided:
+        return _reduce_sparse(tensor)
+    if not tensor.is_cpu or tensor.is_quantized:
+        return _reduce_by_itself(tensor)
     if _is_lazy(tensor):
         return _itself, (tensor.resolve_conj().resolve_neg(),)
     try:
-        flat = tensor.contiguous().view(-1).view(torch.uint8)
+        # Not view(-1): a single element may have any stride, and then has no bytes to view.
+        row = tensor.contiguous().as_strided((tensor.numel(),), (1,))
+        flat = row.view(torch.uint8)
     except RuntimeError:
         return _reduce_by_itself(tensor)
     return _from_raw, (flat, tensor.dtype, tuple(tensor.shape))
+
+
+def _reduce_sparse(tensor: torch.Tensor) -> Any:
+    """Sparse tensors as calls on their components.
+
+    Not torch's own way: unpickling puts each into a global list that only ``torch.load`` empties
+    (``torch._utils._sparse_tensors_to_validate``), and its slot would never be free again.
+    """
+    if tensor.layout is torch.sparse_coo:
+        parts = (tensor._indices(), tensor._values(), tensor.shape, tensor.is_coalesced())
+        return _sparse_coo, parts
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        indices = (tensor.crow_indices(), tensor.col_indices())
+    elif tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        indices = (tensor.ccol_indices(), tensor.row_indices())
+    else:
+        return _reduce_by_itself(tensor)
+    return _sparse_compressed, (*indices, tensor.values(), tensor.shape, tensor.layout)
 
 
 def _reduce_unusual_array(array: np.ndarray[Any, Any]) -> Any:
@@ -207,6 +228,26 @@ def _with_grad(tensor: torch.Tensor) -> torch.Tensor:
 
 def _itself(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
+
+
+def _sparse_coo(
+    indices: torch.Tensor, values: torch.Tensor, shape: torch.Size, is_coalesced: bool
+) -> torch.Tensor:
+    return torch.sparse_coo_tensor(
+        indices, values, shape, is_coalesced=is_coalesced, check_invariants=False
+    )
+
+
+def _sparse_compressed(
+    compressed: torch.Tensor,
+    plain: torch.Tensor,
+    values: torch.Tensor,
+    shape: torch.Size,
+    layout: torch.layout,
+) -> torch.Tensor:
+    return torch.sparse_compressed_tensor(
+        compressed, plain, values, shape, layout=layout, check_invariants=False
+    )
 
 
 def _from_raw(flat: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:

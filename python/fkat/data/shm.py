@@ -20,6 +20,8 @@ __all__ = ["LoaderStats", "ShmDataLoader"]
 
 T_co = TypeVar("T_co", covariant=True)
 
+_INT64_MAX = 2**63 - 1  # what a seed is derived from
+
 
 class ShmDataLoader(Generic[T_co]):
     """A data loader whose microbatches are made in another process and read from shared memory.
@@ -81,7 +83,8 @@ class ShmDataLoader(Generic[T_co]):
         self._work = Work(
             arguments.function("dataloader_factory", dataloader_factory),
             Seeder(
-                arguments.integer("seed", seed), arguments.integer("dp_rank", dp_rank, minimum=0)
+                arguments.integer("seed", seed),
+                arguments.integer("dp_rank", dp_rank, minimum=0, maximum=_INT64_MAX),
             ),
             arguments.profiler("profiler", profiler),
         )
@@ -102,6 +105,7 @@ class ShmDataLoader(Generic[T_co]):
         self._multiprocessing = arguments.boolean("multiprocessing", multiprocessing)
         self._feed: Feed | None = None
         self._epoch = 0
+        self._wanted_epoch: int | None = None  # by set_epoch(), for the next pass
         self._in_pass = False  # the feed was asked for this epoch
         self._num_delivered = 0  # in this epoch
         self._is_over = False  # the epoch's last microbatch was delivered
@@ -109,10 +113,9 @@ class ShmDataLoader(Generic[T_co]):
 
     def __iter__(self) -> Iterator[T_co]:
         """Begin the next epoch, unless the current one has delivered nothing yet."""
-        if self._has_failed:
-            self._restart(self._epoch)
-        elif self._num_delivered > 0 or self._is_over:
-            self._restart(self._epoch + 1)
+        if self._has_begun():
+            following = self._epoch if self._has_failed else self._epoch + 1
+            self._restart(following if self._wanted_epoch is None else self._wanted_epoch)
         return self
 
     def __next__(self) -> T_co:
@@ -149,9 +152,11 @@ class ShmDataLoader(Generic[T_co]):
         return length
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the next pass, or the current one if it has delivered nothing, that of ``epoch``."""
-        epoch = arguments.integer("epoch", epoch, minimum=0)
-        if epoch != self._epoch:
+        """Make the next pass that of ``epoch``; a pass that has delivered something goes on."""
+        epoch = arguments.integer("epoch", epoch, minimum=0, maximum=_INT64_MAX)
+        if self._has_begun():
+            self._wanted_epoch = epoch
+        elif epoch != self._epoch:
             self._restart(epoch)
 
     def set_device(self, device: torch.device | None) -> None:
@@ -175,8 +180,12 @@ class ShmDataLoader(Generic[T_co]):
         del exception
         self.teardown()
 
+    def _has_begun(self) -> bool:
+        return self._num_delivered > 0 or self._is_over or self._has_failed
+
     def _restart(self, epoch: int) -> None:
         self._epoch = epoch
+        self._wanted_epoch = None
         self._in_pass = False
         self._num_delivered = 0
         self._is_over = False
