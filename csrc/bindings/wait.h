@@ -4,6 +4,9 @@
 
 #include <pybind11/pybind11.h>
 
+#include <cxxabi.h>
+#include <unistd.h>
+
 #include <chrono>
 
 namespace fkat {
@@ -13,13 +16,33 @@ namespace fkat {
 // a core.
 inline constexpr std::chrono::milliseconds kSlice{5};
 
+// Releases the GIL for its lifetime. Where Python (before 3.14) ends a daemon thread that asks for
+// the GIL while the interpreter finalizes, by unwinding it, this one sleeps until the process is
+// gone, as Python 3.14 does: unwinding through C++ would abort the process.
+class WithoutGil {
+ public:
+  WithoutGil() : state_(PyEval_SaveThread()) {}
+  ~WithoutGil() {
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (abi::__forced_unwind&) {
+      while (true) pause();
+    }
+  }
+  WithoutGil(const WithoutGil&) = delete;
+  WithoutGil& operator=(const WithoutGil&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
 // Calls `attempt` (without the GIL) until it returns true. Between calls Python signal handlers
 // run: what they raise, such as KeyboardInterrupt, ends the wait.
 template <typename Attempt>
 void wait_for(Attempt attempt) {
   while (true) {
     {
-      pybind11::gil_scoped_release no_gil;
+      const WithoutGil no_gil;
       if (attempt()) return;
     }
     if (PyErr_CheckSignals() != 0) throw pybind11::error_already_set();

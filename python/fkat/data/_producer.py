@@ -87,6 +87,7 @@ def _detach_from_trainer(trainer_pidfd: int) -> None:
     # Ctrl-C at a terminal goes to the whole foreground group. The trainer decides what it means; we
     # and the workers that user code starts are told to stop by it, or die with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see _sigint_blocked
     with suppress(PermissionError):  # already a session leader
         os.setpgid(0, 0)
     _core.die_with(trainer_pidfd)
@@ -123,6 +124,7 @@ def _wanted(producer: _core.Producer, pass_: _core.Pass, source: Source) -> Iter
             producer.publish_end(pass_, position)
             return
         yield microbatch
+        del microbatch  # before the next one is made: they can be large
         position += 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass
+from multiprocessing import util
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -84,7 +85,7 @@ class ProducerFeed:
         try:
             record = self._consumer.acquire(self._timeout_s)
         except _core.ProducerExitedError:
-            raise self._process.death() from None
+            raise self._gone() from None
         except TimeoutError:
             raise self._stalled() from None
         if type(record) is _core.Microbatch:
@@ -99,7 +100,7 @@ class ProducerFeed:
         try:
             length = self._consumer.await_length(self._timeout_s)
         except _core.ProducerExitedError:
-            raise self._process.death() from None
+            raise self._gone() from None
         except TimeoutError:
             raise self._stalled() from None
         if length >= 0:
@@ -121,6 +122,12 @@ class ProducerFeed:
         if isinstance(record, _core.ProducerError):
             return load_error(record.text)
         return RuntimeError("the producer published a microbatch before it announced its length")
+
+    def _gone(self) -> BaseException:
+        if util.is_exiting():
+            # Python is ending and has stopped the producer: so ends this thread, silently.
+            return SystemExit()
+        return self._process.death()
 
     def _stalled(self) -> StalledError:
         return StalledError(

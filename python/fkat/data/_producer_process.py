@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-from contextlib import suppress
-from multiprocessing import util
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker, util
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 
@@ -51,6 +52,7 @@ class ProducerProcess:
 
     def death(self) -> ProducerDiedError:
         """The error that says how the process, which has exited, came to its end."""
+        _end_group(self.pid)
         self._process.join(1.0)
         exit_code = self._process.exitcode
         if exit_code is None:
@@ -80,7 +82,8 @@ def _start(
             target=main, args=(args,), name="fkat.data producer", daemon=False
         )
         try:
-            process.start()
+            with _sigint_blocked(context):
+                process.start()
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             if _can_pickle(work):
                 raise
@@ -92,6 +95,31 @@ def _start(
         return process
     finally:
         os.close(trainer_pidfd)
+
+
+@contextmanager
+def _sigint_blocked(context: BaseContext) -> Iterator[None]:
+    """Ctrl-C at a terminal reaches the new interpreter, too, before it can say that it ignores it.
+
+    Only under spawn: fork is done in a moment, and a forkserver would hand the mask to others.
+    """
+    if context.get_start_method() != "spawn":
+        yield
+        return
+    resource_tracker.ensure_running()  # starting it later would unblock the signal again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_group(pid: int) -> None:
+    """Kill the workers that a dead producer leaves (torch's own notice after 5 s)."""
+    with suppress(OSError):
+        # While we have not reaped it its number belongs to nobody else.
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        os.killpg(pid, signal.SIGKILL)
 
 
 def _can_pickle(work: Work) -> bool:

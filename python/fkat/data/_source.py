@@ -7,6 +7,7 @@ data. Anything else is iterated as it is; that includes a ``DataLoader`` with wo
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -32,7 +33,10 @@ class Source:
 
     def __len__(self) -> int:
         """Microbatches in an epoch; TypeError when the loader does not know."""
-        return len(self._loader)  # type: ignore[arg-type]
+        try:
+            return len(self._loader)  # type: ignore[arg-type]
+        except NotImplementedError as error:  # a base class's way to say so
+            raise TypeError("the loader has no len()") from error
 
     def iterate(self, epoch: int, start: int) -> Iterator[Any]:
         """The microbatches of ``epoch`` from position ``start`` on."""
@@ -47,7 +51,10 @@ class Source:
 
     def _build(self) -> Iterable[Any]:
         self._seeder.seed_factory()
-        loader = self._factory()
+        try:
+            loader = self._factory()
+        except StopIteration as error:  # it would end the trainer's loop silently
+            raise RuntimeError("dataloader_factory raised StopIteration") from error
         if not isinstance(loader, Iterable):
             raise TypeError(
                 f"dataloader_factory must return an iterable of microbatches, it returned a "
@@ -71,9 +78,16 @@ class Source:
 
     def _iterate_any(self, loader: Iterable[Any], epoch: int, start: int) -> Iterator[Any]:
         self._seeder.seed_microbatch(epoch, 0)
-        for position, microbatch in enumerate(loader):
-            if position >= start:
-                yield microbatch
+        microbatches = iter(loader)
+        for position in itertools.count():
+            # Not kept in a variable: a large one is freed before the next is made.
+            try:
+                if position >= start:
+                    yield next(microbatches)
+                else:
+                    next(microbatches)
+            except StopIteration:
+                return
             self._seeder.seed_microbatch(epoch, position + 1)
 
 

@@ -120,10 +120,10 @@ class ShmDataLoader(Generic[T_co]):
 
     def __next__(self) -> T_co:
         """The next microbatch of the epoch."""
-        if self._is_over:
-            raise StopIteration
         if self._has_failed:
             raise RuntimeError("this epoch has failed; iter() begins it again")
+        if self._is_over:
+            raise StopIteration
         try:
             microbatch: T_co = self._current_feed().next_microbatch(self._device)
         except StopIteration:
@@ -146,6 +146,9 @@ class ShmDataLoader(Generic[T_co]):
             length = self._current_feed().length()
         except Exception as error:
             self._fail(error)
+            if self._has_failed and self._num_delivered == 0:
+                # list() takes a TypeError from here for "no length": next() shall say it again.
+                self._restart(self._epoch)
             raise
         if length is None:
             raise TypeError("the loader that dataloader_factory returned has no len()")
