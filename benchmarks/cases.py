@@ -122,6 +122,14 @@ class PoolDataset(Dataset[dict[str, torch.Tensor]]):
         return {key: torch.from_numpy(array) for key, array in arrays.items()}
 
 
+def as_it_is(microbatch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The collate function of every loader: the microbatch is ready, nothing is to be done to it.
+
+    (DataLoader's default would walk it and convert arrays, in every loader of the comparison.)
+    """
+    return microbatch
+
+
 def in_process_loader(case: Case) -> DataLoader[dict[str, torch.Tensor]]:
     """The source that every loader of the comparison runs: no worker, no collation."""
-    return DataLoader(PoolDataset(case), batch_size=None)
+    return DataLoader(PoolDataset(case), batch_size=None, collate_fn=as_it_is)

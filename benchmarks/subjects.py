@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.cases import Case, PoolDataset, in_process_loader, pool_of
+from benchmarks.cases import Case, PoolDataset, as_it_is, in_process_loader, pool_of
 
 Loader = Iterable[dict[str, torch.Tensor]]
 
@@ -44,6 +44,7 @@ class PlainLoop:
 def _worker_options(num_prefetches: int) -> dict[str, Any]:
     return {
         "batch_size": None,
+        "collate_fn": as_it_is,
         "num_workers": 1,
         "prefetch_factor": num_prefetches,
         "persistent_workers": True,

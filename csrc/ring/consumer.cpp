@@ -90,8 +90,10 @@ void Consumer::wait(std::chrono::nanoseconds slice) {
   if (has_record()) return;
   grant(std::max(num_prefetches_, 1u));
   const auto start = std::chrono::steady_clock::now();
-  bell.wait(seen, slice);
-  stats_.stall += std::chrono::steady_clock::now() - start;
+  const bool slept = bell.wait(seen, slice, spin_.spins());
+  const auto waited = std::chrono::steady_clock::now() - start;
+  spin_.learn(slept, waited);
+  stats_.stall += waited;
 }
 
 std::optional<Record> Consumer::try_acquire() {

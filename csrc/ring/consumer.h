@@ -15,7 +15,7 @@
 #include <string>
 
 #include "ring/ring.h"
-#include "shm/process.h"
+#include "shm/spin.h"
 
 namespace fkat {
 
@@ -79,6 +79,7 @@ class Consumer {
   std::uint64_t granted_seq_ = 0;
   std::shared_ptr<std::atomic<std::uint32_t>> outstanding_;
   ReaderStats stats_;
+  AdaptiveSpin spin_;
 };
 
 }  // namespace fkat
