@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -122,7 +123,7 @@ class PoolDataset(Dataset[dict[str, torch.Tensor]]):
         return {key: torch.from_numpy(array) for key, array in arrays.items()}
 
 
-def as_it_is(microbatch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def as_it_is(microbatch: Any) -> Any:
     """The collate function of every loader: the microbatch is ready, nothing is to be done to it.
 
     (DataLoader's default would walk it and convert arrays, in every loader of the comparison.)
