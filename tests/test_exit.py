@@ -282,7 +282,11 @@ if __name__ == "__main__":
     wait_until(trainer.descendants)
     time.sleep(0.5)  # it imports torch by now
     interrupt(trainer.pid)
-    assert trainer.finish() == (0, "interrupted\n", "")
+    code, out, errors = trainer.finish()
+    assert (code, out) == (0, "interrupted\n")
+    # The server of forkserver is multiprocessing's own. It ignores SIGINT only once it has preloaded
+    # __main__; before that it says what the import of torch makes of a KeyboardInterrupt.
+    assert errors == "" or method == "forkserver"
 
 
 def test_after_ctrl_c_the_loader_goes_on(start_trainer):
