@@ -284,8 +284,8 @@ if __name__ == "__main__":
     interrupt(trainer.pid)
     code, out, errors = trainer.finish()
     assert (code, out) == (0, "interrupted\n")
-    # The server of forkserver is multiprocessing's own. It ignores SIGINT only once it has preloaded
-    # __main__; before that it says what the import of torch makes of a KeyboardInterrupt.
+    # The server of forkserver is multiprocessing's own. It ignores SIGINT only once it has
+    # preloaded __main__; before that it says what torch's import makes of a KeyboardInterrupt.
     assert errors == "" or method == "forkserver"
 
 
