@@ -42,6 +42,8 @@ WRONG_TYPES = [
     *[("timeout", value) for value in (None, "1", True, [], 1j)],
     *[("memory_budget_nbytes", value) for value in ("1", 1e9, True, [])],
     *[("max_microbatch_nbytes", value) for value in (None, "1", 1e9, True, [])],
+    *[("dp_size", value) for value in ("1", 2.0, True, [])],
+    *[("drop_last", value) for value in (None, 0, "no", [])],
 ]
 
 WRONG_VALUES = [
@@ -52,6 +54,7 @@ WRONG_VALUES = [
     *[("timeout", value) for value in (-1, -0.001, float("nan"), float("inf"))],
     *[("memory_budget_nbytes", value) for value in (0, -1)],
     *[("max_microbatch_nbytes", value) for value in (0, -1, 1 << 60)],
+    *[("dp_size", value) for value in (0, -1)],
 ]
 
 RIGHT = [
@@ -68,6 +71,8 @@ RIGHT = [
     *[("timeout", value) for value in (0, 1, 0.5, 10**6)],
     *[("memory_budget_nbytes", value) for value in (None, 1, 10**15, Index())],
     *[("max_microbatch_nbytes", value) for value in (1, 1 << 40, Index())],
+    *[("dp_size", value) for value in (None, 1, 4096, Index())],
+    *[("drop_last", value) for value in (True, False)],
 ]
 
 METHODS = [
@@ -130,6 +135,12 @@ def test_positions_are_those_of_the_reference_page():
 def test_an_unknown_argument_is_refused():
     with pytest.raises(TypeError, match="num_workers"):
         new_loader(num_workers=2)
+
+
+@pytest.mark.parametrize("dp_rank", [2, 3])
+def test_a_rank_that_is_none_of_dp_size_is_refused(dp_rank):
+    with pytest.raises(ValueError, match="^dp_rank must be at most 1"):
+        new_loader(dp_rank=dp_rank, dp_size=2)
 
 
 def test_every_argument_is_covered_here():

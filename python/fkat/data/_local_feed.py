@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
 
 import torch
 
 from fkat.data._codec import move
 from fkat.data._feed import LoaderStats
-from fkat.data._producer import Work
+from fkat.data._note import Delivered, Produced
 from fkat.data._seeding import preserved_rng
-from fkat.data._source import Source
+from fkat.data._work import PassSource, Work
 
 
 class LocalFeed:
@@ -24,43 +22,39 @@ class LocalFeed:
 
     def __init__(self, work: Work) -> None:
         self._work = work
-        self._source: Source | None = None
-        self._microbatches: Iterator[Any] = iter(())
+        self._source: PassSource | None = None
+        self._produced: Iterator[Produced] = iter(())
+        self._epoch = 0
         self._stats = LoaderStats()
 
-    def begin_pass(self, epoch: int) -> None:
+    def begin_pass(self, epoch: int, start: int = 0) -> None:
+        self._epoch = epoch
         with preserved_rng():
-            self._microbatches = self._built_source().iterate(epoch, start=0)
+            self._produced = self._built_source().iterate(epoch, start)
 
-    def next_microbatch(self, device: torch.device | None) -> Any:
+    def next(self, device: torch.device | None) -> Produced:
         begin = time.perf_counter()
         with preserved_rng():
-            microbatch = next(self._microbatches)
-        if device is not None:
-            microbatch = move(microbatch, device)
-        self._stats = replace(
-            self._stats,
-            num_microbatches=self._stats.num_microbatches + 1,
-            stall_s=self._stats.stall_s + time.perf_counter() - begin,
-        )
-        return microbatch
+            produced = next(self._produced)
+        if isinstance(produced, Delivered):
+            if device is not None:
+                produced = produced._replace(microbatch=move(produced.microbatch, device))
+            waited_s = time.perf_counter() - begin
+            self._stats += LoaderStats(num_microbatches=1, stall_s=waited_s)
+        return produced
 
     def length(self) -> int | None:
         with preserved_rng():
-            source = self._built_source()
-        try:
-            return len(source)
-        except TypeError:
-            return None
+            return self._built_source().length(self._epoch)
 
     def stats(self) -> LoaderStats:
         return self._stats
 
     def stop(self) -> None:
-        self._microbatches = iter(())
+        self._produced = iter(())
         self._source = None
 
-    def _built_source(self) -> Source:
+    def _built_source(self) -> PassSource:
         if self._source is None:
-            self._source = Source(self._work.factory, self._work.seeder)
+            self._source = self._work.open()
         return self._source

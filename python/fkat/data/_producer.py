@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import context, reduction, util
@@ -17,10 +17,9 @@ from typing import Any
 import torch
 
 from fkat.data import _core
-from fkat.data._codec import encode
+from fkat.data._note import Produced, pack
 from fkat.data._remote_error import dump_error
-from fkat.data._seeding import Seeder
-from fkat.data._source import Source
+from fkat.data._work import PassSource, Work
 
 
 class InheritedFd:
@@ -39,15 +38,6 @@ class InheritedFd:
 
 def _receive_fd(handle: Any) -> InheritedFd:
     return InheritedFd(handle.detach())
-
-
-@dataclass(frozen=True)
-class Work:
-    """What to produce: everything that the user said about it."""
-
-    factory: Callable[[], Iterable[Any]]
-    seeder: Seeder
-    profiler: Any = None
 
 
 @dataclass(frozen=True)
@@ -94,45 +84,39 @@ def _detach_from_trainer(trainer_pidfd: int) -> None:
 
 
 def _serve(producer: _core.Producer, work: Work) -> None:
-    source: Source | None = None
+    source: PassSource | None = None
     previous = 0
     while (pass_ := producer.await_pass(previous)) is not None:
         previous = pass_.id
         position = pass_.start
         try:
             if source is None:
-                source = Source(work.factory, work.seeder)
-            producer.announce_length(_length(source))
-            for microbatch in _wanted(producer, pass_, source):
-                structure, leaves = encode(microbatch)
+                source = work.open()
+            length = source.length(pass_.epoch)
+            producer.announce_length(_core.LENGTH_UNKNOWN if length is None else length)
+            for produced in _wanted(producer, pass_, source):
+                structure, leaves = pack(produced)
                 if not producer.publish(pass_, position, structure, leaves):
                     break
                 position += 1
-                del microbatch, leaves  # before the next one is made, not after
+                del produced, leaves  # before the next one is made, not after
         except BaseException as error:  # user code: SystemExit and KeyboardInterrupt, too
             producer.publish_error(pass_, position, dump_error(error))
 
 
-def _wanted(producer: _core.Producer, pass_: _core.Pass, source: Source) -> Iterator[Any]:
-    """The microbatches of a pass, each made only once the trainer has room for it."""
+def _wanted(producer: _core.Producer, pass_: _core.Pass, source: PassSource) -> Iterator[Produced]:
+    """What a pass delivers, each made only once the trainer has room for it."""
     microbatches = source.iterate(pass_.epoch, pass_.start)
     position = pass_.start
     while producer.await_grant(pass_):
         try:
-            microbatch = next(microbatches)
+            produced = next(microbatches)
         except StopIteration:
             producer.publish_end(pass_, position)
             return
-        yield microbatch
-        del microbatch  # before the next one is made: they can be large
+        yield produced
+        del produced  # before the next one is made: they can be large
         position += 1
-
-
-def _length(source: Source) -> int:
-    try:
-        return len(source)
-    except TypeError:
-        return _core.LENGTH_UNKNOWN
 
 
 @contextmanager

@@ -7,16 +7,16 @@ import warnings
 from dataclasses import dataclass
 from multiprocessing import util
 from multiprocessing.context import BaseContext
-from typing import Any
 
 import torch
 
 from fkat.data import _core
-from fkat.data._codec import asarray, decode, from_dlpack
+from fkat.data._codec import asarray, from_dlpack
 from fkat.data._feed import LoaderStats
-from fkat.data._producer import Work
+from fkat.data._note import Delivered, Produced, unpack
 from fkat.data._producer_process import ProducerProcess
 from fkat.data._remote_error import load_error
+from fkat.data._work import Work
 from fkat.data.errors import StalledError
 
 MAX_LEASES = 8  # microbatches the user may keep alive before next() returns private copies
@@ -64,6 +64,7 @@ class ProducerFeed:
             budget_nbytes = _core.memory_limit()[0] // _DEFAULT_BUDGET_SHARE
         self._timeout_s = options.timeout_s
         self._has_warned = False
+        self._of_events = LoaderStats()  # which the ring takes for microbatches
         ring = _core.Ring.create(options.num_slots, options.max_microbatch_nbytes)
         self._consumer = _core.Consumer(ring, options.window, MAX_LEASES)
         self._process = ProducerProcess(work, ring, budget_nbytes, options.context)
@@ -78,10 +79,10 @@ class ProducerFeed:
         """Process id of the producer."""
         return self._process.pid
 
-    def begin_pass(self, epoch: int) -> None:
-        self._consumer.begin_pass(epoch)
+    def begin_pass(self, epoch: int, start: int = 0) -> None:
+        self._consumer.begin_pass(epoch, start)
 
-    def next_microbatch(self, device: torch.device | None) -> Any:
+    def next(self, device: torch.device | None) -> Produced:
         try:
             record = self._consumer.acquire(self._timeout_s)
         except _core.ProducerExitedError:
@@ -91,7 +92,10 @@ class ProducerFeed:
         if type(record) is _core.Microbatch:
             if record.is_copy and not self._has_warned:
                 self._warn_of_copies()
-            return decode(record.structure, record.leaves(from_dlpack, asarray), device)
+            produced = unpack(record.structure, record.leaves(from_dlpack, asarray), device)
+            if type(produced) is not Delivered:
+                self._of_events += LoaderStats(1, record.nbytes, int(record.is_copy))
+            return produced
         if type(record) is _core.ProducerError:
             raise load_error(record.text)
         raise StopIteration
@@ -111,7 +115,13 @@ class ProducerFeed:
 
     def stats(self) -> LoaderStats:
         seen = self._consumer.stats
-        return LoaderStats(seen.num_microbatches, seen.nbytes, seen.num_copies, seen.stall_s)
+        events = self._of_events
+        return LoaderStats(
+            seen.num_microbatches - events.num_microbatches,
+            seen.nbytes - events.nbytes,
+            seen.num_copies - events.num_copies,
+            seen.stall_s,
+        )
 
     def stop(self) -> None:
         self._process.stop()

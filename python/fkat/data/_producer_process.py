@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import pickle
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker, util
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from fkat.data import _core
 from fkat.data._locate import describe_unpicklable
-from fkat.data._producer import InheritedFd, ProducerArgs, Work, main
+from fkat.data._producer import InheritedFd, ProducerArgs, main
+from fkat.data._work import Work
 from fkat.data.errors import ProducerDiedError
 
 _GRACE_S = 0.5  # for user code to return, before the producer is killed
@@ -79,7 +82,7 @@ def _start(
             work, InheritedFd(ring.fd), InheritedFd(trainer_pidfd), memory_budget_nbytes
         )
         process: BaseProcess = context.Process(  # type: ignore[attr-defined]
-            target=main, args=(args,), name="fkat.data producer", daemon=False
+            target=main, args=(args,), name=_NameDeafToSigint("fkat.data producer"), daemon=False
         )
         try:
             with _sigint_blocked(context):
@@ -97,9 +100,28 @@ def _start(
         os.close(trainer_pidfd)
 
 
+class _NameDeafToSigint(str):
+    """A process's name; the interpreter that unpickles it ignores SIGINT from there on.
+
+    Ctrl-C at a terminal reaches a new interpreter, too. Under spawn and forkserver the name is
+    among the first that multiprocessing sends there, before it imports ``__main__`` and with it
+    torch (which would abort). Python's own functions do it, for our modules import torch as well.
+    """
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return operator.getitem, ([str(self), _IgnoredSigint()], 0)
+
+
+class _IgnoredSigint:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return signal.signal, (signal.SIGINT, signal.SIG_IGN)
+
+
 @contextmanager
 def _sigint_blocked(context: BaseContext) -> Iterator[None]:
-    """Ctrl-C at a terminal reaches the new interpreter, too, before it can say that it ignores it.
+    """Keep Ctrl-C from a new interpreter until it has read its name.
 
     Only under spawn: fork is done in a moment, and a forkserver would hand the mask to others.
     """

@@ -47,7 +47,7 @@ def load_error(dumped: bytes) -> Exception:
     except Exception:
         error = None
     if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
-        return _with_text(error, text)
+        return with_text(error, text)
     return RuntimeError(f"{name}: {text}")
 
 
@@ -75,7 +75,7 @@ class _Verbatim(str):
         return str(self)
 
 
-def _with_text(error: Exception, text: str) -> Exception:
+def with_text(error: Exception, text: str) -> Exception:
     """The same exception saying ``text``, with every other attribute as it was."""
     if len(error.args) <= 1:
         args, error.args = error.args, (_Verbatim(text),)

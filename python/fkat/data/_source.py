@@ -2,19 +2,27 @@
 
 A plain ``DataLoader`` over a map-style dataset is read as a specification (dataset, sampler,
 collate_fn): the loop is run here, so that beginning at microbatch k skips indices and reads no
-data. Anything else is iterated as it is; that includes a ``DataLoader`` with workers of its own.
+data. Anything else is iterated as it is, and begins anywhere by its own state if it has one.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader, IterableDataset, MapDataPipe
 
+from fkat.data._describe import describe
+from fkat.data._fingerprint import Start, differences, explain
+from fkat.data._generators import EpochGenerators
+from fkat.data._indices import WHOLE, Indices, Part, draw_base_seed, index_sampler, known_length
+from fkat.data._iterables import IterablePass
+from fkat.data._note import Delivered, Described, Notice, Produced
 from fkat.data._seeding import Seeder
+from fkat.data._workers import WorkerLoader, fetch
+from fkat.data.errors import ResumeMismatchError
+
+_BEGINNING = Start()
 
 
 class Source:
@@ -23,31 +31,56 @@ class Source:
     Args:
         factory: Returns the loader. Called once, or once an epoch if it returns an iterator.
         seeder: Seeds the global random generators before each microbatch.
+        part: Which of the microbatches are this rank's.
     """
 
-    def __init__(self, factory: Callable[[], Iterable[Any]], seeder: Seeder) -> None:
+    def __init__(
+        self, factory: Callable[[], Iterable[Any]], seeder: Seeder, part: Part = WHOLE
+    ) -> None:
         self._factory = factory
         self._seeder = seeder
-        self._loader = self._build()
-        self._is_used_up = False
+        self._part = part
+        self._is_used_up: bool
+        self._generators: EpochGenerators | None
+        self._workers: WorkerLoader | None
+        self._use(self._build())
 
-    def __len__(self) -> int:
-        """Microbatches in an epoch; TypeError when the loader does not know."""
-        try:
-            return len(self._loader)  # type: ignore[arg-type]
-        except NotImplementedError as error:  # a base class's way to say so
-            raise TypeError("the loader has no len()") from error
+    def length(self, start: Start = _BEGINNING) -> int | None:
+        """This rank's microbatches from ``start`` to the end of an epoch; None if not known."""
+        total = known_length(self._loader)
+        return None if total is None else self._part.length(total - start.offset)
 
-    def iterate(self, epoch: int, start: int) -> Iterator[Any]:
-        """The microbatches of ``epoch`` from position ``start`` on."""
+    def iterate(self, epoch: int, start: Start = _BEGINNING) -> Iterator[Produced]:
+        """This rank's microbatches of ``epoch`` from ``start`` on.
+
+        Raises:
+            ResumeMismatchError: The data is not what ``start`` expects.
+        """
         if self._is_used_up:
-            self._loader = self._build()
+            self._use(self._build())
         loader = self._loader
         self._is_used_up = isinstance(loader, Iterator)  # good for one epoch
-        _set_epoch(loader, epoch)
-        if isinstance(loader, DataLoader) and _is_map_style(loader):
-            return self._iterate_map(loader, epoch, start)
-        return self._iterate_any(loader, epoch, start)
+        described = describe(loader)
+        yield Described(described)
+        changed = differences(start.described, described)
+        if isinstance(loader, DataLoader) and self._generators is not None:
+            self._generators.enter(epoch, self._draw_epoch)
+            _set_epoch(loader, epoch)
+            items = Indices(loader, self._seeder, epoch, self._part, start)
+            yield from _mismatches([*changed, *items.differences], start, epoch)
+            yield from self._iterate_map(loader, epoch, items)
+            self._generators.leave(epoch)
+        else:
+            _set_epoch(loader, epoch)
+            yield from _mismatches(changed, start, epoch)
+            yield from IterablePass(loader, self._seeder, epoch, self._part, start)
+
+    def _use(self, loader: Iterable[Any]) -> None:
+        self._loader = loader
+        self._is_used_up = False
+        is_map = isinstance(loader, DataLoader) and _is_map_style(loader)
+        self._generators = EpochGenerators(loader) if is_map else None  # type: ignore[arg-type]
+        self._workers = None
 
     def _build(self) -> Iterable[Any]:
         self._seeder.seed_factory()
@@ -65,52 +98,52 @@ class Source:
             loader.pin_memory = False
         return loader
 
-    def _iterate_map(self, loader: DataLoader[Any], epoch: int, start: int) -> Iterator[Any]:
-        """The loop of a single-process DataLoader, drawing the same random numbers in its order."""
+    def _draw_epoch(self, epoch: int) -> None:
+        """Draw the indices of a whole epoch, for what that does to the user's generators."""
+        assert isinstance(self._loader, DataLoader)
+        _set_epoch(self._loader, epoch)
         self._seeder.seed_microbatch(epoch, 0)
-        batched = loader.batch_sampler is not None
-        indices = iter(loader.batch_sampler if batched else loader.sampler)  # type: ignore[arg-type]
-        _draw_base_seed(loader)
-        for position, index in enumerate(indices):
-            if position >= start:
-                yield loader.collate_fn(_fetch(loader.dataset, index, batched))
-            self._seeder.seed_microbatch(epoch, position + 1)
+        drawn = iter(index_sampler(self._loader))
+        draw_base_seed(self._loader)
+        for _ in drawn:
+            pass
 
-    def _iterate_any(self, loader: Iterable[Any], epoch: int, start: int) -> Iterator[Any]:
-        self._seeder.seed_microbatch(epoch, 0)
-        microbatches = iter(loader)
-        for position in itertools.count():
-            # Not kept in a variable: a large one is freed before the next is made.
-            try:
-                if position >= start:
-                    yield next(microbatches)
-                else:
-                    next(microbatches)
-            except StopIteration:
-                return
-            self._seeder.seed_microbatch(epoch, position + 1)
+    def _iterate_map(
+        self, loader: DataLoader[Any], epoch: int, items: Indices
+    ) -> Iterator[Delivered]:
+        if loader.num_workers > 0:
+            if self._workers is None:
+                self._workers = WorkerLoader(loader, self._seeder)
+            yield from self._workers.iterate(epoch, items)
+            return
+        for item in items:
+            # In no variable: a large one is freed before the next is made.
+            yield Delivered(_make(loader, item.index), item.mark)
 
 
 def _is_map_style(loader: DataLoader[Any]) -> bool:
+    # A subclass may do anything; but torchdata's only adds a state, which a sampler of indices does
+    # not need, and which forgets the order of a shuffled epoch that has not begun.
+    is_plain = type(loader).__iter__ is DataLoader.__iter__
+    is_torchdata = type(loader).__module__.startswith("torchdata.stateful_dataloader.")
     return (
-        type(loader).__iter__ is DataLoader.__iter__  # a subclass may do anything
-        and loader.num_workers == 0
+        (is_plain or is_torchdata)
         and not isinstance(loader.dataset, IterableDataset | MapDataPipe)
+        and getattr(loader, "in_order", True)
     )
 
 
-def _draw_base_seed(loader: DataLoader[Any]) -> None:
-    # DataLoader draws a seed for its workers before the sampler draws the order. Without this a
-    # shuffled epoch would come in another order than the DataLoader's.
-    torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
+def _make(loader: DataLoader[Any], index: Any) -> Any:
+    return loader.collate_fn(fetch(loader.dataset, index, loader.batch_sampler is not None))
 
 
-def _fetch(dataset: Any, index: Any, batched: bool) -> Any:
-    if not batched:
-        return dataset[index]
-    if hasattr(dataset, "__getitems__") and dataset.__getitems__:
-        return dataset.__getitems__(index)
-    return [dataset[i] for i in index]
+def _mismatches(found: list[str], start: Start, epoch: int) -> Iterator[Notice]:
+    if not found:
+        return
+    text = explain(found, f"epoch {epoch}, microbatch {start.offset}")
+    if start.is_strict:
+        raise ResumeMismatchError(text)
+    yield Notice(text)
 
 
 def _set_epoch(loader: Any, epoch: int) -> None:

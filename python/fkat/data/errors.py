@@ -6,7 +6,13 @@ their own type.
 
 from fkat.data._core import CorruptSegmentError
 
-__all__ = ["CorruptSegmentError", "ProducerDiedError", "StalledError"]
+__all__ = [
+    "CorruptSegmentError",
+    "ProducerDiedError",
+    "ResumeMismatchError",
+    "StalledError",
+    "StateError",
+]
 
 
 class ProducerDiedError(RuntimeError):
@@ -26,3 +32,14 @@ class ProducerDiedError(RuntimeError):
 
 class StalledError(TimeoutError):
     """No microbatch came within ``timeout``, from a live producer. Asking again waits again."""
+
+
+class StateError(ValueError):
+    """A state that cannot be loaded: newer, another class's, or with keys that are wrong."""
+
+
+class ResumeMismatchError(StateError):
+    """The data is not what it was when the state was saved; the text says what differs, and where.
+
+    ``load_state_dict(state, strict=False)`` makes it a warning.
+    """

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from multiprocessing.context import BaseContext
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
+from torch import distributed
 
 from fkat.data import _arguments as arguments
+from fkat.data import _state as state
+from fkat.data._factory import DataLoaderFactory
 from fkat.data._feed import Feed, LoaderStats
+from fkat.data._fingerprint import Description, Start, Trail
+from fkat.data._indices import WHOLE, Part
+from fkat.data._loader import INT64_MAX, FedLoader, Place, T_co
 from fkat.data._local_feed import LocalFeed
-from fkat.data._producer import Work
-from fkat.data._producer_feed import ProducerFeed, RingOptions
+from fkat.data._producer_feed import ProducerFeed
 from fkat.data._seeding import Seeder
-from fkat.data.errors import CorruptSegmentError, ProducerDiedError, StalledError
+from fkat.data._stateful import from_checkpoint, to_checkpoint
+from fkat.data._work import LoaderWork, Resume
+from fkat.data.errors import StateError
 
-__all__ = ["LoaderStats", "ShmDataLoader"]
-
-T_co = TypeVar("T_co", covariant=True)
-
-_INT64_MAX = 2**63 - 1  # what a seed is derived from
+__all__ = ["DataLoaderFactory", "LoaderStats", "ShmDataLoader"]
 
 
-class ShmDataLoader(Generic[T_co]):
+class ShmDataLoader(FedLoader[T_co]):
     """A data loader whose microbatches are made in another process and read from shared memory.
 
     It yields the same microbatches in the same order as the loader that ``dataloader_factory``
@@ -53,6 +56,12 @@ class ShmDataLoader(Generic[T_co]):
         memory_budget_nbytes: What may be published ahead, in bytes; None for a quarter of the
             memory available to this process (limits of its cgroups included).
         max_microbatch_nbytes: Address space reserved for a microbatch, in bytes. Costs no memory.
+        dp_size: Data-parallel ranks among which the factory's microbatches are dealt: this one gets
+            number dp_rank, dp_rank + dp_size, ... of every epoch, and a state saved by any number
+            of ranks can be resumed by another number. None if the factory sees to it that each
+            rank gets its own, with a ``DistributedSampler`` for example.
+        drop_last: With ``dp_size``, whether the last microbatches of an epoch are left out when
+            they do not suffice for every rank.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -62,7 +71,8 @@ class ShmDataLoader(Generic[T_co]):
     `fkat.data.errors.ProducerDiedError` when the producer was killed, ``MemoryError`` when a slot
     cannot grow, ``ValueError`` for a microbatch larger than ``max_microbatch_nbytes`` or
     ``memory_budget_nbytes``, ``TypeError`` for one that cannot be pickled, and
-    `fkat.data.errors.StalledError` after ``timeout``, when asking again waits again.
+    `fkat.data.errors.StalledError` after ``timeout``, when asking again waits again. After
+    ``load_state_dict`` also `fkat.data.errors.ResumeMismatchError`.
     """
 
     def __init__(
@@ -79,136 +89,134 @@ class ShmDataLoader(Generic[T_co]):
         timeout: float = 0,
         memory_budget_nbytes: int | None = None,
         max_microbatch_nbytes: int = 1 << 30,
+        dp_size: int | None = None,
+        drop_last: bool = True,
     ) -> None:
-        self._work = Work(
-            arguments.function("dataloader_factory", dataloader_factory),
-            Seeder(
-                arguments.integer("seed", seed),
-                arguments.integer("dp_rank", dp_rank, minimum=0, maximum=_INT64_MAX),
-            ),
-            arguments.profiler("profiler", profiler),
+        super().__init__(
+            seed,
+            dataloader_factory,
+            num_microbatch_prefetches,
+            dp_rank,
+            profiler,
+            device,
+            multiprocessing,
+            multiprocessing_context,
+            timeout,
+            memory_budget_nbytes,
+            max_microbatch_nbytes,
         )
-        self._options = RingOptions(
-            num_prefetches=arguments.integer(
-                "num_microbatch_prefetches", num_microbatch_prefetches, minimum=-1, maximum=4000
-            ),
-            max_microbatch_nbytes=arguments.integer(
-                "max_microbatch_nbytes", max_microbatch_nbytes, minimum=1, maximum=1 << 40
-            ),
-            memory_budget_nbytes=arguments.optional_integer(
-                "memory_budget_nbytes", memory_budget_nbytes, minimum=1
-            ),
-            context=arguments.context("multiprocessing_context", multiprocessing_context),
-            timeout_s=arguments.seconds("timeout", timeout) or None,
-        )
-        self._device = arguments.device("device", device)
-        self._multiprocessing = arguments.boolean("multiprocessing", multiprocessing)
-        self._feed: Feed | None = None
-        self._epoch = 0
-        self._wanted_epoch: int | None = None  # by set_epoch(), for the next pass
-        self._in_pass = False  # the feed was asked for this epoch
-        self._num_delivered = 0  # in this epoch
-        self._is_over = False  # the epoch's last microbatch was delivered
-        self._has_failed = False
+        self._dp_size = arguments.optional_integer("dp_size", dp_size, minimum=1)
+        drop_last = arguments.boolean("drop_last", drop_last)
+        self._part = WHOLE
+        if self._dp_size is not None:
+            arguments.integer("dp_rank", dp_rank, minimum=0, maximum=self._dp_size - 1)
+            self._part = Part(self._dp_rank, self._dp_size, drop_last)
+        self._is_same_part = True  # whether this rank wrote the state it resumes, or could have
+        self._is_strict = True
 
-    def __iter__(self) -> Iterator[T_co]:
-        """Begin the next epoch, unless the current one has delivered nothing yet."""
-        if self._has_begun():
-            following = self._epoch if self._has_failed else self._epoch + 1
-            self._restart(following if self._wanted_epoch is None else self._wanted_epoch)
-        return self
+    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
+        """Go on where another loader of the same data stopped; ``{}`` changes nothing.
 
-    def __next__(self) -> T_co:
-        """The next microbatch of the epoch."""
-        if self._has_failed:
-            raise RuntimeError("this epoch has failed; iter() begins it again")
-        if self._is_over:
-            raise StopIteration
-        try:
-            microbatch: T_co = self._current_feed().next_microbatch(self._device)
-        except StopIteration:
-            self._is_over = True
-            raise
-        except Exception as error:
-            self._fail(error)
-            raise
-        self._num_delivered += 1
-        return microbatch
+        The data is compared with that of the state when the next microbatch is asked for, since the
+        dataset lives in the producer: `fkat.data.errors.ResumeMismatchError` then says what
+        differs and where.
 
-    def __len__(self) -> int:
-        """Microbatches in an epoch; TypeError when the factory's loader does not know.
+        Args:
+            state_dict: What `state_dict` returned, on any rank.
+            strict: False makes warnings of differences in data, seed and number of processes.
 
-        Starts the producer, which alone can tell.
+        Raises:
+            StateError: It is no state of a `ShmDataLoader`, or one of a newer release.
+            ResumeMismatchError: The seed or the number of processes differs.
         """
-        if self._has_failed:
-            self._restart(self._epoch)
-        try:
-            length = self._current_feed().length()
-        except Exception as error:
-            self._fail(error)
-            if self._has_failed and self._num_delivered == 0:
-                # list() takes a TypeError from here for "no length": next() shall say it again.
-                self._restart(self._epoch)
-            raise
-        if length is None:
-            raise TypeError("the loader that dataloader_factory returned has no len()")
-        return length
-
-    def set_epoch(self, epoch: int) -> None:
-        """Make the next pass that of ``epoch``; a pass that has delivered something goes on."""
-        epoch = arguments.integer("epoch", epoch, minimum=0, maximum=_INT64_MAX)
-        if self._has_begun():
-            self._wanted_epoch = epoch
-        elif epoch != self._epoch:
-            self._restart(epoch)
-
-    def set_device(self, device: torch.device | None) -> None:
-        """Move tensors to ``device`` from the next microbatch on; None leaves them on the host."""
-        self._device = arguments.device("device", device)
-
-    def stats(self) -> LoaderStats:
-        """What was delivered, and how long ``next()`` waited for it, since the producer started."""
-        return LoaderStats() if self._feed is None else self._feed.stats()
-
-    def teardown(self, *_: Any) -> None:
-        """Stop the producer, and with it the current epoch. ``iter()`` starts anew."""
-        self._is_over = self._num_delivered > 0
-        self._in_pass = False
-        feed, self._feed = self._feed, None
-        if feed is not None:
-            feed.stop()
-
-    def on_exception(self, exception: BaseException) -> None:
-        """Stop the producer: the training loop has failed."""
-        del exception
-        self.teardown()
-
-    def _has_begun(self) -> bool:
-        return self._num_delivered > 0 or self._is_over or self._has_failed
-
-    def _restart(self, epoch: int) -> None:
-        self._epoch = epoch
-        self._wanted_epoch = None
-        self._in_pass = False
-        self._num_delivered = 0
-        self._is_over = False
-        self._has_failed = False
-
-    def _current_feed(self) -> Feed:
-        if self._feed is None:
-            self._feed = (
-                ProducerFeed(self._work, self._options)
-                if self._multiprocessing
-                else LocalFeed(self._work)
+        if state_dict == {}:
+            return
+        state.check(state_dict, "ShmDataLoader", _KEYS)
+        fingerprint = state_dict["fingerprint"]
+        state.check_keys(fingerprint, "ShmDataLoader", _FINGERPRINT_KEYS)
+        place, described = _read(state_dict)
+        dp_size = state_dict["dp_size"]
+        if (dp_size is None) != (self._dp_size is None):
+            raise StateError(
+                f"this state was written with dp_size={dp_size}, this loader has dp_size="
+                f"{self._dp_size}: only one of them deals its microbatches among ranks"
             )
-        if not self._in_pass:
-            self._feed.begin_pass(self._epoch)
-            self._in_pass = True
-        return self._feed
+        self._compare(state_dict, strict)
+        part = fingerprint["part"]
+        self._is_same_part = self._dp_size is not None or part == self._process()
+        self._is_strict = strict
+        self._resume_at(place, described)
 
-    def _fail(self, error: Exception) -> None:
-        if isinstance(error, StalledError):
-            return  # nothing is lost: asking again waits again
-        if isinstance(error, ProducerDiedError | CorruptSegmentError):
-            self.teardown()
-        self._has_failed = True
+    def _compare(self, state_dict: dict[str, Any], strict: bool) -> None:
+        found = []
+        if state_dict["seed"] != self._seed:
+            found.append(f"seed was {state_dict['seed']}, is {self._seed}")
+        was, is_ = state_dict["fingerprint"]["part"][-1:], self._process()[1:]
+        if self._dp_size is None and was != is_:
+            found.append(
+                f"the number of processes was {was[0]}, is {is_[0]} (with dp_size the loader deals "
+                "an epoch among ranks itself, and may be resumed by another number of them)"
+            )
+        state.object_to(found, strict)
+
+    def _process(self) -> list[int]:
+        """Whose part of the data this is, where the factory decides: process rank and number."""
+        if distributed.is_available() and distributed.is_initialized():
+            return [distributed.get_rank(), distributed.get_world_size()]
+        return [self._dp_rank, 1]
+
+    def _open_feed(self, resume: Place | None) -> Feed:
+        # Dealt among ranks, a microbatch is the same whichever of them it goes to.
+        seeder = Seeder(self._seed, self._dp_rank if self._dp_size is None else 0)
+        work = LoaderWork(
+            self._factory, seeder, self._profiler, self._part, self._resume_from(resume)
+        )
+        return ProducerFeed(work, self._options) if self._multiprocessing else LocalFeed(work)
+
+    def _resume_from(self, place: Place | None) -> Resume | None:
+        if place is None:
+            return None
+        start = Start(
+            place.trail, place.inner, self._described, self._is_same_part, self._is_strict
+        )
+        return Resume(place.epoch, start, place.microbatch)
+
+    def _state_at(self, place: Place, described: Description) -> dict[str, Any]:
+        return {
+            **state.header("ShmDataLoader"),
+            "seed": self._seed,
+            "dp_size": self._dp_size,
+            "epoch": place.epoch,
+            "microbatch": place.microbatch,
+            "fingerprint": {
+                "source": [list(fact) for fact in described],
+                "trail": place.trail.to_list(),
+                "part": self._process(),
+            },
+            "inner": to_checkpoint(place.inner),
+        }
+
+
+_KEYS: dict[str, state.Kind] = {
+    "seed": int,
+    "dp_size": (int, type(None)),
+    "epoch": int,
+    "microbatch": int,
+    "fingerprint": dict,
+    "inner": (bytes, type(None)),
+}
+_FINGERPRINT_KEYS: dict[str, state.Kind] = {"source": list, "trail": list, "part": list}
+
+
+def _read(state_dict: dict[str, Any]) -> tuple[Place, Description]:
+    for key in ("epoch", "microbatch"):
+        if not 0 <= state_dict[key] <= INT64_MAX:
+            raise StateError(f"{key!r} in this state of ShmDataLoader is {state_dict[key]}")
+    fingerprint = state_dict["fingerprint"]
+    try:
+        trail = Trail.from_list(fingerprint["trail"])
+        described = tuple((name, value) for name, value in fingerprint["source"])
+    except (TypeError, ValueError) as error:
+        raise StateError(f"the fingerprint in this state of ShmDataLoader: {error}") from error
+    inner = from_checkpoint(state_dict["inner"])
+    return Place(state_dict["epoch"], state_dict["microbatch"], 0, trail, inner), described

@@ -1,0 +1,140 @@
+"""Whether the data of a resumed run is that of the run before it.
+
+Two things are compared. What the source is made of (type and length of the dataset, sampler, batch
+size), by name, so that an error can say which of them changed. And a digest of every index up to
+the place where the run goes on, kept at a few places on the way, so that it can say where they
+begin to differ. No data is read for either.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+from fkat.data._note import NO_DIGEST, Mark
+
+Description = tuple[tuple[str, Any], ...]
+
+
+class Digest:
+    """A running digest (BLAKE2b, RFC 7693, of 8 bytes) of indices, one microbatch at a time."""
+
+    def __init__(self) -> None:
+        self._hash = blake2b(digest_size=len(NO_DIGEST))
+
+    def add(self, index: Any) -> None:
+        """Take in what the sampler drew for one microbatch: an index, or a list of them."""
+        try:
+            key = array("q", index).tobytes()
+        except (TypeError, OverflowError):  # no list of integers
+            key = repr(index).encode()
+        self._hash.update(len(key).to_bytes(4, "little") + key)
+
+    def value(self) -> bytes:
+        """The digest of all that was taken in so far."""
+        return self._hash.digest()
+
+
+class Trail(NamedTuple):
+    """Digests along the way: the last before every power of two, and the last of all."""
+
+    kept: tuple[tuple[int, bytes], ...] = ()
+    offset: int = 0
+    digest: bytes = NO_DIGEST
+
+    def then(self, mark: Mark) -> Trail:
+        """The trail one microbatch later."""
+        kept = self.kept
+        if self.offset and mark.offset.bit_length() != self.offset.bit_length():
+            kept = (*kept, (self.offset, self.digest))
+        return Trail(kept, mark.offset, mark.digest)
+
+    def to_list(self) -> list[list[Any]]:
+        """As plain types: ``[offset, digest in hexadecimal]``, the last one where it ends."""
+        places = [*self.kept, (self.offset, self.digest)] if self.offset else []
+        return [[offset, digest.hex()] for offset, digest in places]
+
+    @staticmethod
+    def from_list(places: Any) -> Trail:
+        """What `to_list` gave; ValueError if it is something else."""
+        try:
+            read = tuple((int(offset), bytes.fromhex(digest)) for offset, digest in places)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"no list of [offset, digest in hexadecimal]: {places!r}") from error
+        if any(len(digest) != len(NO_DIGEST) or offset < 1 for offset, digest in read):
+            raise ValueError(f"no list of [offset, digest in hexadecimal]: {places!r}")
+        return Trail(read[:-1], *read[-1]) if read else NO_TRAIL
+
+
+NO_TRAIL = Trail()  # before the first microbatch
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where to begin, and what is expected on the way there.
+
+    Attributes:
+        trail: Its offset is how many microbatches come before; its digests what they should be.
+        inner: The state of the user's own loader there, pickled; empty if unknown.
+        described: What the source was made of; empty if unknown.
+        is_same_part: Whether the digests are of the indices that this rank draws, too.
+        is_strict: Whether a difference is an error.
+    """
+
+    trail: Trail = NO_TRAIL
+    inner: bytes = b""
+    described: Description = ()
+    is_same_part: bool = True
+    is_strict: bool = True
+
+    @property
+    def offset(self) -> int:
+        """Microbatches that come before."""
+        return self.trail.offset
+
+    def expected(self) -> dict[int, bytes]:
+        """The digest at each place on the way where one is known."""
+        places = (*self.trail.kept, (self.trail.offset, self.trail.digest))
+        known = {offset: digest for offset, digest in places if digest != NO_DIGEST}
+        return known if self.is_same_part else {}
+
+
+def differences(before: Description, now: Description) -> list[str]:
+    """What changed in a description, each as words; nothing if one of them is unknown."""
+    if not (before and now):
+        return []
+    was, is_ = dict(before), dict(now)
+    names = [*was, *(name for name in is_ if name not in was)]
+    return [
+        f"{name} was {_shown(was, name)}, is {_shown(is_, name)}"
+        for name in names
+        if was.get(name) != is_.get(name)
+    ]
+
+
+def shards_in_words(names: Sequence[str]) -> Description:
+    """A description of shards in their order, in parts that double in size, to say where."""
+    parts = []
+    begin, end = 0, 1
+    while begin < len(names):
+        part = blake2b(repr(list(names[begin:end])).encode(), digest_size=8).hexdigest()
+        last = min(end, len(names)) - 1
+        parts.append((f"shards {begin} to {last}" if last > begin else f"shard {begin}", part))
+        begin, end = end, 2 * end
+    return (("number of shards", len(names)), *parts)
+
+
+def explain(found: Iterable[str], where: str) -> str:
+    """The text of an error or a warning about differences."""
+    return (
+        f"the data is not what it was when the state was saved ({where}): {'; '.join(found)}. "
+        "Resume with the dataset, sampler, batch size and seed of before, or call "
+        "load_state_dict(state, strict=False) to go on all the same"
+    )
+
+
+def _shown(description: dict[str, Any], name: str) -> str:
+    return repr(description[name]) if name in description else "not there"

@@ -1,0 +1,263 @@
+"""What every loader with a feed does: epochs, positions, and going on where another stopped."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from multiprocessing.context import BaseContext
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+
+from fkat.data import _arguments as arguments
+from fkat.data._feed import Feed, LoaderStats
+from fkat.data._fingerprint import NO_TRAIL, Description, Trail
+from fkat.data._note import Delivered, Described, Ends, Event, Mark, Notice
+from fkat.data._producer_feed import RingOptions
+from fkat.data.errors import CorruptSegmentError, ProducerDiedError, StalledError
+
+T_co = TypeVar("T_co", covariant=True)
+
+INT64_MAX = 2**63 - 1  # what a seed is derived from
+
+
+class Place(NamedTuple):
+    """Where the next microbatch stands.
+
+    Attributes:
+        epoch: Its epoch.
+        microbatch: How many of the epoch this rank has had.
+        shard: Number of the shard among those of this rank; 0 where there are no shards.
+        trail: Digests of what came before it in the shard (in the epoch).
+        inner: State of the user's own loader, pickled; empty if it has none.
+    """
+
+    epoch: int
+    microbatch: int = 0
+    shard: int = 0
+    trail: Trail = NO_TRAIL
+    inner: bytes = b""
+
+
+class FedLoader(Generic[T_co]):
+    """Its own iterator over the microbatches of a feed.
+
+    ``iter()`` begins the next epoch if the current one has delivered anything, begins an epoch that
+    failed again, and does nothing else; so it may be called as often as one likes.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        dataloader_factory: Callable[..., Iterable[T_co]],
+        num_microbatch_prefetches: int,
+        dp_rank: int,
+        profiler: Any,
+        device: torch.device | None,
+        multiprocessing: bool,
+        multiprocessing_context: str | BaseContext | None,
+        timeout: float,
+        memory_budget_nbytes: int | None,
+        max_microbatch_nbytes: int,
+    ) -> None:
+        self._seed = arguments.integer("seed", seed)
+        self._factory = arguments.function("dataloader_factory", dataloader_factory)
+        self._dp_rank = arguments.integer("dp_rank", dp_rank, minimum=0, maximum=INT64_MAX)
+        self._profiler = arguments.profiler("profiler", profiler)
+        self._options = RingOptions(
+            num_prefetches=arguments.integer(
+                "num_microbatch_prefetches", num_microbatch_prefetches, minimum=-1, maximum=4000
+            ),
+            max_microbatch_nbytes=arguments.integer(
+                "max_microbatch_nbytes", max_microbatch_nbytes, minimum=1, maximum=1 << 40
+            ),
+            memory_budget_nbytes=arguments.optional_integer(
+                "memory_budget_nbytes", memory_budget_nbytes, minimum=1
+            ),
+            context=arguments.context("multiprocessing_context", multiprocessing_context),
+            timeout_s=arguments.seconds("timeout", timeout) or None,
+        )
+        self._device = arguments.device("device", device)
+        self._multiprocessing = arguments.boolean("multiprocessing", multiprocessing)
+        self._feed: Feed | None = None
+        self._feed_resumes: int | None = None  # the epoch that the feed begins in its middle
+        self._resume: Place | None = None  # the place that was loaded, while in its epoch
+        self._described: Description = ()
+        self._wanted_epoch: int | None = None  # by set_epoch(), for the next pass
+        self._begin(Place(0))
+
+    _epoch: int  # of the current pass; that of the place may be the next
+    _place: Place
+    _in_pass: bool  # the feed was asked for this epoch
+    _num_before: int  # microbatches of this epoch before the pass began
+    _num_delivered: int  # in this pass
+    _is_over: bool  # the epoch's last microbatch was delivered
+    _has_failed: bool
+
+    def _open_feed(self, resume: Place | None) -> Feed:
+        """A feed whose epoch ``resume.epoch`` begins at that place."""
+        raise NotImplementedError
+
+    def _state_at(self, place: Place, described: Description) -> dict[str, Any]:
+        """The state dict of a place. May be called long after the loader has moved on."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[T_co]:
+        """Begin the next epoch, unless the current one has delivered nothing yet."""
+        if self._has_begun():
+            following = self._epoch if self._has_failed else self._epoch + 1
+            self._restart(following if self._wanted_epoch is None else self._wanted_epoch)
+        return self
+
+    def __next__(self) -> T_co:
+        """The next microbatch of the epoch."""
+        if self._has_failed:
+            raise RuntimeError("this epoch has failed; iter() begins it again")
+        if self._is_over:
+            raise StopIteration
+        try:
+            feed = self._current_feed()
+            while type(produced := feed.next(self._device)) is not Delivered:
+                self._take_note(produced)  # type: ignore[arg-type]
+        except StopIteration:
+            self._is_over = True
+            self._place = Place(self._epoch + 1)
+            raise
+        except Exception as error:
+            self._fail(error)
+            raise
+        microbatch: T_co = produced[0]
+        self._num_delivered += 1
+        self._pass(produced[1])
+        return microbatch
+
+    def __len__(self) -> int:
+        """Microbatches in the epoch, also if it was begun by another run; TypeError if not known.
+
+        Starts the producer, which alone can tell.
+        """
+        if self._has_failed:
+            self._restart(self._epoch)
+        try:
+            length = self._current_feed().length()
+        except Exception as error:
+            self._fail(error)
+            if self._has_failed and self._num_delivered == 0:
+                # list() takes a TypeError from here for "no length": next() shall say it again.
+                self._restart(self._epoch)
+            raise
+        if length is None:
+            raise TypeError("the loader that dataloader_factory returned has no len()")
+        return length
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the next microbatch stands, in plain types under fixed keys. Starts nothing."""
+        return self.snapshot()()
+
+    def snapshot(self, next_epoch: bool = False) -> Callable[[], dict[str, Any]]:
+        """The present position in a microsecond; the result is `state_dict` as it is now.
+
+        Args:
+            next_epoch: The beginning of the epoch after the present one instead.
+        """
+        place = Place(self._epoch + 1) if next_epoch else self._place
+        return partial(self._state_at, place, self._described)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next pass that of ``epoch``; a pass that has delivered something goes on."""
+        epoch = arguments.integer("epoch", epoch, minimum=0, maximum=INT64_MAX)
+        if self._has_begun():
+            self._wanted_epoch = epoch
+        elif epoch != self._epoch:
+            self._restart(epoch)
+
+    def set_device(self, device: torch.device | None) -> None:
+        """Move tensors to ``device`` from the next microbatch on; None leaves them on the host."""
+        self._device = arguments.device("device", device)
+
+    def stats(self) -> LoaderStats:
+        """What was delivered, and how long ``next()`` waited for it, since the producer started."""
+        return LoaderStats() if self._feed is None else self._feed.stats()
+
+    def teardown(self, *_: Any) -> None:
+        """Stop the producer, and with it the current epoch. ``iter()`` starts anew."""
+        self._is_over = self._num_delivered > 0
+        self._stop_feed()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Stop the producer: the training loop has failed."""
+        del exception
+        self.teardown()
+
+    def _resume_at(self, place: Place, described: Description) -> None:
+        """Make the next microbatch the one at ``place``."""
+        self._stop_feed()
+        self._resume = place
+        self._described = described
+        self._begin(place)
+
+    def _has_begun(self) -> bool:
+        return self._num_delivered > 0 or self._is_over or self._has_failed
+
+    def _restart(self, epoch: int) -> None:
+        if self._resume is not None and self._resume.epoch != epoch:
+            self._resume = None
+        if self._resume is None and self._feed_resumes == epoch:
+            self._stop_feed()  # come back to: it would begin in the middle again
+        self._begin(self._resume or Place(epoch))
+
+    def _begin(self, place: Place) -> None:
+        self._epoch = place.epoch
+        self._place = place
+        self._wanted_epoch = None
+        self._in_pass = False
+        self._num_before = place.microbatch
+        self._num_delivered = 0
+        self._is_over = False
+        self._has_failed = False
+
+    def _pass(self, mark: Mark) -> None:
+        """Move the place behind a microbatch."""
+        microbatch = self._num_before + self._num_delivered
+        if mark.ends is Ends.EPOCH:
+            self._place = Place(self._epoch + 1)
+        elif mark.ends is Ends.SHARD:
+            self._place = Place(self._epoch, microbatch, mark.shard + 1)
+        else:
+            last = self._place
+            trail = last.trail if last.shard == mark.shard else NO_TRAIL
+            here = (mark.shard, trail.then(mark), mark.inner)
+            self._place = Place(self._epoch, microbatch, *here)
+
+    def _take_note(self, event: Event) -> None:
+        if isinstance(event, Notice):
+            warnings.warn(event.text, stacklevel=3)
+        elif isinstance(event, Described):
+            self._described = event.source
+        elif self._place.epoch == self._epoch:  # a shard was done, the epoch is not
+            microbatch = self._num_before + self._num_delivered
+            self._place = Place(self._epoch, microbatch, event.shard + 1)
+
+    def _current_feed(self) -> Feed:
+        if self._feed is None:
+            self._feed = self._open_feed(self._resume)
+            self._feed_resumes = None if self._resume is None else self._resume.epoch
+        if not self._in_pass:
+            self._feed.begin_pass(self._epoch)
+            self._in_pass = True
+        return self._feed
+
+    def _stop_feed(self) -> None:
+        self._in_pass = False
+        self._feed_resumes = None
+        feed, self._feed = self._feed, None
+        if feed is not None:
+            feed.stop()
+
+    def _fail(self, error: Exception) -> None:
+        if isinstance(error, StalledError):
+            return  # nothing is lost: asking again waits again
+        if isinstance(error, ProducerDiedError | CorruptSegmentError):
+            self.teardown()
+        self._has_failed = True
