@@ -115,16 +115,22 @@ def differences(before: Description, now: Description) -> list[str]:
     ]
 
 
-def shards_in_words(names: Sequence[str]) -> Description:
-    """A description of shards in their order, in parts that double in size, to say where."""
+def describe_order(title: str, names: Sequence[str]) -> Description:
+    """Names in their order, digested in parts that double in size, so as to say where they differ.
+
+    Args:
+        title: What they are; begins the name of each fact.
+        names: In order.
+    """
     parts = []
     begin, end = 0, 1
     while begin < len(names):
         part = blake2b(repr(list(names[begin:end])).encode(), digest_size=8).hexdigest()
         last = min(end, len(names)) - 1
-        parts.append((f"shards {begin} to {last}" if last > begin else f"shard {begin}", part))
+        where = f"{begin} to {last}" if last > begin else f"{begin}"
+        parts.append((f"{title} {where}", part))
         begin, end = end, 2 * end
-    return (("number of shards", len(names)), *parts)
+    return ((f"number of {title}", len(names)), *parts)
 
 
 def explain(found: Iterable[str], where: str) -> str:

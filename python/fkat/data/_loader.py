@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from multiprocessing.context import BaseContext
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -99,8 +98,8 @@ class FedLoader(Generic[T_co]):
         """A feed whose epoch ``resume.epoch`` begins at that place."""
         raise NotImplementedError
 
-    def _state_at(self, place: Place, described: Description) -> dict[str, Any]:
-        """The state dict of a place. May be called long after the loader has moved on."""
+    def _snapshot_of(self, place: Place) -> Callable[[], dict[str, Any]]:
+        """A function that writes the state dict of a place, also when the loader has moved on."""
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[T_co]:
@@ -132,25 +131,6 @@ class FedLoader(Generic[T_co]):
         self._pass(produced[1])
         return microbatch
 
-    def __len__(self) -> int:
-        """Microbatches in the epoch, also if it was begun by another run; TypeError if not known.
-
-        Starts the producer, which alone can tell.
-        """
-        if self._has_failed:
-            self._restart(self._epoch)
-        try:
-            length = self._current_feed().length()
-        except Exception as error:
-            self._fail(error)
-            if self._has_failed and self._num_delivered == 0:
-                # list() takes a TypeError from here for "no length": next() shall say it again.
-                self._restart(self._epoch)
-            raise
-        if length is None:
-            raise TypeError("the loader that dataloader_factory returned has no len()")
-        return length
-
     def state_dict(self) -> dict[str, Any]:
         """Where the next microbatch stands, in plain types under fixed keys. Starts nothing."""
         return self.snapshot()()
@@ -161,8 +141,7 @@ class FedLoader(Generic[T_co]):
         Args:
             next_epoch: The beginning of the epoch after the present one instead.
         """
-        place = Place(self._epoch + 1) if next_epoch else self._place
-        return partial(self._state_at, place, self._described)
+        return self._snapshot_of(Place(self._epoch + 1) if next_epoch else self._place)
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass that of ``epoch``; a pass that has delivered something goes on."""

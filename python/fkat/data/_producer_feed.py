@@ -34,6 +34,7 @@ class RingOptions:
         memory_budget_nbytes: None for a quarter of what is available to this process.
         context: How to start the producer.
         timeout_s: Longest wait for a microbatch; None for no limit.
+        num_rings: How many rings share the budget.
     """
 
     num_prefetches: int
@@ -41,6 +42,15 @@ class RingOptions:
     memory_budget_nbytes: int | None
     context: BaseContext
     timeout_s: float | None
+    num_rings: int = 1
+
+    @property
+    def ring_budget_nbytes(self) -> int:
+        """What the slots of one ring may hold."""
+        budget_nbytes = self.memory_budget_nbytes
+        if budget_nbytes is None:
+            budget_nbytes = _core.memory_limit()[0] // _DEFAULT_BUDGET_SHARE
+        return max(budget_nbytes // self.num_rings, 1)
 
     @property
     def num_slots(self) -> int:
@@ -59,15 +69,12 @@ class ProducerFeed:
     """Starts a producer and reads its ring. One process and one ring for any number of passes."""
 
     def __init__(self, work: Work, options: RingOptions) -> None:
-        budget_nbytes = options.memory_budget_nbytes
-        if budget_nbytes is None:
-            budget_nbytes = _core.memory_limit()[0] // _DEFAULT_BUDGET_SHARE
         self._timeout_s = options.timeout_s
         self._has_warned = False
         self._of_events = LoaderStats()  # which the ring takes for microbatches
         ring = _core.Ring.create(options.num_slots, options.max_microbatch_nbytes)
         self._consumer = _core.Consumer(ring, options.window, MAX_LEASES)
-        self._process = ProducerProcess(work, ring, budget_nbytes, options.context)
+        self._process = ProducerProcess(work, ring, options.ring_budget_nbytes, options.context)
         pidfd = self._process.open_pidfd()
         try:
             self._consumer.watch(pidfd)

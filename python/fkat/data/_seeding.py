@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 _FACTORY = -1  # the "epoch" in which the factory itself runs
+_SHARD = -2  # the "epoch" from which shards get seeds of their own
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class Seeder:
     def seed_factory(self) -> None:
         """Seed for building the dataset and the loader."""
         self._seed_all(derive_seed(self.seed, self.dp_rank, _FACTORY, 0))
+
+    def of_shard(self, number: int) -> Seeder:
+        """The seeder of shard ``number`` (from 0) of an epoch, whose positions are its own."""
+        return Seeder(derive_seed(self.seed, self.dp_rank, _SHARD, number), 0)
 
     @staticmethod
     def _seed_all(value: int) -> None:

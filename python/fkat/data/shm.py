@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -114,6 +115,25 @@ class ShmDataLoader(FedLoader[T_co]):
         self._is_same_part = True  # whether this rank wrote the state it resumes, or could have
         self._is_strict = True
 
+    def __len__(self) -> int:
+        """Microbatches in the epoch, also if it was begun by another run; TypeError if not known.
+
+        Starts the producer, which alone can tell.
+        """
+        if self._has_failed:
+            self._restart(self._epoch)
+        try:
+            length = self._current_feed().length()
+        except Exception as error:
+            self._fail(error)
+            if self._has_failed and self._num_delivered == 0:
+                # list() takes a TypeError from here for "no length": next() shall say it again.
+                self._restart(self._epoch)
+            raise
+        if length is None:
+            raise TypeError("the loader that dataloader_factory returned has no len()")
+        return length
+
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
         """Go on where another loader of the same data stopped; ``{}`` changes nothing.
 
@@ -181,7 +201,10 @@ class ShmDataLoader(FedLoader[T_co]):
         )
         return Resume(place.epoch, start, place.microbatch)
 
-    def _state_at(self, place: Place, described: Description) -> dict[str, Any]:
+    def _snapshot_of(self, place: Place) -> Callable[[], dict[str, Any]]:
+        return partial(self._write, place, self._described)
+
+    def _write(self, place: Place, described: Description) -> dict[str, Any]:
         return {
             **state.header("ShmDataLoader"),
             "seed": self._seed,

@@ -1,0 +1,181 @@
+"""What one of several producers delivers of an epoch's shards: every so many-th, in order."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from fkat.data._fingerprint import Description, Start, Trail, differences, explain
+from fkat.data._note import NO_DIGEST, Delivered, Described, Ends, Notice, Produced, ShardDone
+from fkat.data._remote_error import with_text
+from fkat.data._seeding import Seeder
+from fkat.data._shard_plan import Dealing, Piece, Position, divide
+from fkat.data._shard_samplers import Shard, ShardSampler
+from fkat.data._source import Source
+from fkat.data._work import PassSource
+from fkat.data.errors import ResumeMismatchError
+
+_LENGTHS = "len("  # facts that differ from shard to shard
+
+
+@dataclass(frozen=True)
+class ShardResume:
+    """An epoch that does not begin at its beginning.
+
+    Attributes:
+        epoch: Which one.
+        dealings: How it was divided before, and how far the ranks got.
+        described: What a shard's loader was made of.
+        is_same_part: Whether a rank draws the same indices of a shard as the one that read it.
+        is_strict: Whether a difference is an error.
+    """
+
+    epoch: int
+    dealings: tuple[Dealing, ...]
+    described: Description
+    is_same_part: bool
+    is_strict: bool
+
+
+@dataclass(frozen=True)
+class ShardWork:
+    """The shards of one rank, epoch after epoch, or the part of one of its producers.
+
+    Attributes:
+        factory: The user's; called with a shard.
+        seeder: Of this rank.
+        sampler: Deals the shards of an epoch.
+        skips_errors: Whether a shard with an error in it is given up; else the epoch fails.
+        is_lazy: A pass is one shard, the one with the number it was begun with, so that the next is
+            not opened before the trainer wants it.
+        producer: Number of this producer.
+        num_producers: Producers that take turns.
+    """
+
+    factory: Callable[[Shard], Iterable[Any]]
+    seeder: Seeder
+    sampler: ShardSampler
+    skips_errors: bool
+    is_lazy: bool
+    profiler: Any = None
+    resume: ShardResume | None = None
+    producer: int = 0
+    num_producers: int = 1
+
+    def of_producer(self, number: int, num_producers: int) -> ShardWork:
+        """The part of producer ``number``."""
+        return replace(self, producer=number, num_producers=num_producers)
+
+    def open(self) -> PassSource:
+        """What the producer runs."""
+        return _ShardPasses(self)
+
+
+class _ShardPasses:
+    def __init__(self, work: ShardWork) -> None:
+        self._work = work
+
+    def length(self, epoch: int) -> int | None:
+        del epoch
+        return None  # only opening every shard would tell
+
+    def iterate(self, epoch: int, start: int) -> Iterator[Produced]:
+        work = self._work
+        resume = work.resume if work.resume is not None and work.resume.epoch == epoch else None
+        own = self._own_pieces(epoch, resume)
+        whose = slice(work.producer, None, work.num_producers)
+        turns = own[start : start + 1] if work.is_lazy else own[whose]
+        is_described = start > 0
+        for piece in turns:
+            is_last = piece is own[-1]
+            is_described = yield from self._piece(epoch, piece, resume, is_described, is_last)
+
+    def _own_pieces(self, epoch: int, resume: ShardResume | None) -> list[Piece]:
+        sampler = self._work.sampler
+        dealings = () if resume is None else resume.dealings
+        ranks = divide(sampler, epoch, dealings, partial(self._locate, epoch))
+        return ranks[sampler.dp_rank]
+
+    def _locate(self, epoch: int, pieces: Sequence[Piece], num_finished: int) -> Position:
+        """Where a rank is after so many microbatches: from the lengths of the shards' loaders."""
+        left = num_finished
+        for piece in pieces:
+            begin = Start(piece.begin, piece.inner)
+            source = self._open(piece)
+            length = source.length(begin)
+            if length is None:  # only reading it tells
+                made = (type(p) is Delivered for p in source.iterate(epoch, begin))
+                length = sum(itertools.islice(filter(None, made), left + 1))
+            if left < length:
+                return Position(piece.turn, Trail((), piece.begin.offset + left, NO_DIGEST))
+            left -= length
+        return Position(len(pieces))
+
+    def _open(self, piece: Piece) -> Source:
+        seeder = self._work.seeder.of_shard(piece.number)
+        return Source(partial(_loader_of, self._work.factory, piece.shard), seeder)
+
+    def _piece(
+        self,
+        epoch: int,
+        piece: Piece,
+        resume: ShardResume | None,
+        is_described: bool,
+        is_last: bool,
+    ) -> Generator[Produced, None, bool]:
+        """What is left of one shard; returns whether its loader, or one before, was described."""
+        start = Start(piece.begin, piece.inner)
+        if resume is not None:
+            start = replace(start, is_same_part=resume.is_same_part, is_strict=resume.is_strict)
+        was_skipped = False
+        try:
+            source = self._open(piece)
+            stream = source.iterate(epoch, start)
+            described = next(stream)
+            is_empty = source.length() == 0  # and says nothing of the others
+            if isinstance(described, Described) and not (is_described or is_empty):
+                yield from self._compare(resume, described.source)
+                is_described = True
+            yield from map(partial(_placed, piece, is_last), stream)
+        except Exception as error:
+            named = with_text(error, f"in shard {piece.shard!r}: {error}")
+            if not self._work.skips_errors or isinstance(error, ResumeMismatchError):
+                raise named from (error.__cause__ if named is error else error)
+            was_skipped = True
+            yield Notice(f"skipped, because of {type(error).__name__} {named}")
+        yield ShardDone(piece.turn, was_skipped)
+        return is_described
+
+    def _compare(self, resume: ShardResume | None, source: Description) -> Iterator[Produced]:
+        described = tuple(fact for fact in source if not fact[0].startswith(_LENGTHS))
+        if self._work.producer == 0:
+            yield Described(described)
+        if resume is not None and (found := differences(resume.described, described)):
+            text = explain(found, f"epoch {resume.epoch}")
+            if resume.is_strict:
+                raise ResumeMismatchError(text)
+            yield Notice(text)
+
+
+def _loader_of(factory: Callable[[Shard], Iterable[Any]], shard: Shard) -> Iterable[Any]:
+    try:
+        return factory(shard)
+    except ValueError as error:
+        # A DataLoader with shuffle=True refuses an empty dataset (RandomSampler.__init__ of torch),
+        # one without does not. A shard may be empty.
+        if "got num_samples=0" in str(error):
+            return ()
+        raise
+
+
+def _placed(piece: Piece, is_last: bool, produced: Produced) -> Produced:
+    """A microbatch's place in its shard, as one in the epoch."""
+    if type(produced) is not Delivered:
+        return produced
+    ends = produced.mark.ends
+    if ends is Ends.EPOCH and not is_last:
+        ends = Ends.SHARD
+    return produced._replace(mark=produced.mark._replace(shard=piece.turn, ends=ends))
