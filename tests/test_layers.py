@@ -28,7 +28,7 @@ C_LAYERS = {
 PYTHON_LAYERS = {
     **dict.fromkeys(["_arguments", "_codec", "_locate", "_seeding", "_feed"], 6),
     **dict.fromkeys(["_note", "_fingerprint", "_factory", "_shard_samplers"], 6),
-    **dict.fromkeys(["_shard_factory", "_shard_files"], 6),
+    **dict.fromkeys(["_shards", "_shard_factory", "_shard_files"], 6),
     **dict.fromkeys(["samplers", "datasets"], 6),
     **dict.fromkeys(["_describe", "_generators", "_indices", "_workers"], 6),
     **dict.fromkeys(["errors", "_remote_error", "_state", "_stateful", "_iterables"], 7),

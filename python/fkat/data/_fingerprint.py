@@ -27,15 +27,25 @@ class Digest:
 
     def add(self, index: Any) -> None:
         """Take in what the sampler drew for one microbatch: an index, or a list of them."""
-        try:
-            key = array("q", index).tobytes()
-        except (TypeError, OverflowError):  # no list of integers
-            key = repr(index).encode()
-        self._hash.update(len(key).to_bytes(4, "little") + key)
+        self._hash.update(_key(index))
 
     def value(self) -> bytes:
         """The digest of all that was taken in so far."""
         return self._hash.digest()
+
+
+def _key(index: Any) -> bytes:
+    """Bytes that no other index has, none of which begin like those of another."""
+    if type(index) is int:
+        text = b"%d" % index
+    elif type(index) is list:
+        try:
+            text = array("q", index).tobytes()
+        except (TypeError, OverflowError):
+            text = repr(index).encode()
+    else:
+        text = repr(index).encode()
+    return b"%d:%s" % (len(text), text)
 
 
 class Trail(NamedTuple):

@@ -89,8 +89,9 @@ class Indices:
 
     def __iter__(self) -> Iterator[Item]:
         rank, size, drop_last = self._part
+        draws = self._draws()
         while True:
-            row = list(itertools.islice(self._draws(), size))
+            row = list(itertools.islice(draws, size))
             if len(row) < (size if drop_last else rank + 1):
                 return
             position, self._count = self._count, self._count + len(row)

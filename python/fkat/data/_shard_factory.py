@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from fkat.data import _arguments as arguments
 from fkat.data._factory import Assembly
-from fkat.data._shard_samplers import Shard
+from fkat.data._shards import Shard
 
 T_co = TypeVar("T_co", covariant=True)
 

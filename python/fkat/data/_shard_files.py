@@ -12,7 +12,8 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from fkat.data import _arguments as arguments
-from fkat.data._shard_samplers import ShardSampler, merged
+from fkat.data._shard_samplers import ShardSampler
+from fkat.data._shards import merged
 
 # What RFC 3986 (section 3.3) lets stand in a path as it is; `=` is common in names of partitions.
 _SAFE_IN_PATHS = "/!$&'()*+,;=:@~"
@@ -208,10 +209,9 @@ def _fsspec_files(uri: str, name: str, recursive: bool) -> list[str]:
             "scheme that pyarrow does not know"
         ) from None
     filesystem, root = url_to_fs(uri)
-    if filesystem.isfile(root):
-        return [""]
     if not filesystem.exists(root):
         raise _missing(name)
+    # find() of a file returns the file.
     return _relative(filesystem.find(root, maxdepth=None if recursive else 1), root)
 
 

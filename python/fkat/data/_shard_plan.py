@@ -13,7 +13,8 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from fkat.data._fingerprint import NO_TRAIL, Description, Trail, describe_order
-from fkat.data._shard_samplers import Shard, ShardSampler
+from fkat.data._shard_samplers import ShardSampler
+from fkat.data._shards import Shard
 from fkat.data._stateful import from_checkpoint, to_checkpoint
 
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import copy
-import random
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any
 
 import torch
 
 from fkat.data import _arguments as arguments
 from fkat.data._seeding import derive_seed
-
-# What a user's dataset is made of: a path or URI, or several that are read as one.
-Shard = str | list[str]
+from fkat.data._shards import Shard, checked_shard, merged, read_indices, shuffled
 
 _ORDER = -1  # the "dp_rank" that orders shards; microbatches are seeded with those from 0
 
@@ -60,8 +57,9 @@ class ShardSampler(Iterable[Shard]):
             TypeError: What is dealt is no str or list of str.
         """
         epoch = arguments.integer("epoch", epoch, minimum=0)
-        dp_size = self.dp_size if dp_size is None else dp_size
-        arguments.integer("dp_size", dp_size, minimum=1)
+        dp_size = arguments.integer(
+            "dp_size", self.dp_size if dp_size is None else dp_size, minimum=1
+        )
         if type(self).__iter__ is ShardSampler.__iter__:
             return self._deal(epoch, dp_size)
         self._require_one_rank(dp_size)
@@ -114,7 +112,7 @@ class ShardSampler(Iterable[Shard]):
         Raises:
             ValueError: It is no such state, is of another number of ranks, or of more shards.
         """
-        indices = _read_indices(state_dict)
+        indices = read_indices(state_dict)
         if len(indices) != self.dp_size:
             raise ValueError(
                 f"this state is of {len(indices)} ranks, this sampler deals to {self.dp_size}: a "
@@ -179,7 +177,7 @@ class ShuffledShardSampler(ShardSampler):
     def _deal(self, epoch: int, dp_size: int) -> list[list[Shard]]:
         blocks = self._sampler.deal(epoch, dp_size)
         return [
-            _shuffled(block, derive_seed(self._seed, _ORDER, epoch, rank))
+            shuffled(block, derive_seed(self._seed, _ORDER, epoch, rank))
             for rank, block in enumerate(blocks)
         ]
 
@@ -266,53 +264,3 @@ def as_sampler(name: str, value: Any) -> ShardSampler:
     sampler = ShardSampler()
     sampler.shards = [checked_shard(name, shard) for shard in value]
     return sampler
-
-
-def checked_shard(name: str, shard: Any) -> Shard:
-    """A shard as it is.
-
-    Raises:
-        TypeError: It is not a str and not a list of one str or more.
-    """
-    uris = shard if isinstance(shard, list) and shard else [shard]
-    if not all(isinstance(uri, str) for uri in uris):
-        raise TypeError(f"{name}: a shard is a str or a list of str, got {shard!r}")
-    return shard  # type: ignore[no-any-return]
-
-
-def merged(shards: Sequence[Shard], count: int) -> list[Shard]:
-    """Each ``count`` consecutive shards as one list of str; 0 leaves all as they are, -1 joins."""
-    if count == 0 or not shards:
-        return list(shards)
-    step = len(shards) if count == -1 else count
-    uris = [[shard] if isinstance(shard, str) else shard for shard in shards]
-    return [list(chain(*uris[i : i + step])) for i in range(0, len(uris), step)]
-
-
-def _shuffled(shards: list[Shard], seed: int) -> list[Shard]:
-    # Of Python's generator only random() is documented to stay the same from version to version
-    # ("Notes on Reproducibility" of the random module); shuffle() is not.
-    draw = random.Random(seed).random
-    keys = [draw() for _ in shards]
-    return [shards[i] for i in sorted(range(len(shards)), key=keys.__getitem__)]
-
-
-def _read_indices(state: Any) -> list[int]:
-    if not isinstance(state, dict) or list(state) != ["all_rank_indices"]:
-        keys = list(state) if isinstance(state, dict) else f"a {type(state).__name__}"
-        raise ValueError(
-            f"a shard sampler's state has the key 'all_rank_indices' alone, got {keys}"
-        )
-    indices = state["all_rank_indices"]
-    if not isinstance(indices, list) or not all(map(_is_index, indices)):
-        raise ValueError(
-            f"'all_rank_indices' must be a list of integer tensors of one element, got {indices!r}"
-        )
-    return [max(int(index), -1) for index in indices]
-
-
-def _is_index(value: Any) -> bool:
-    if isinstance(value, torch.Tensor):
-        is_integral = not (value.is_floating_point() or value.is_complex())
-        return value.numel() == 1 and is_integral and value.dtype != torch.bool
-    return isinstance(value, int) and not isinstance(value, bool)

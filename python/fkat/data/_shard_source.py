@@ -13,7 +13,8 @@ from fkat.data._note import NO_DIGEST, Delivered, Described, Ends, Notice, Produ
 from fkat.data._remote_error import with_text
 from fkat.data._seeding import Seeder
 from fkat.data._shard_plan import Dealing, Piece, Position, divide
-from fkat.data._shard_samplers import Shard, ShardSampler
+from fkat.data._shard_samplers import ShardSampler
+from fkat.data._shards import Shard
 from fkat.data._source import Source
 from fkat.data._work import PassSource
 from fkat.data.errors import ResumeMismatchError

@@ -23,12 +23,12 @@ from fkat.data._shard_feed import ShardFeed
 from fkat.data._shard_files import FsShardSampler
 from fkat.data._shard_samplers import (
     DistributedDataParallelShardSampler,
-    Shard,
     ShardSampler,
     ShuffledShardSampler,
     as_sampler,
 )
 from fkat.data._shard_source import ShardResume, ShardWork
+from fkat.data._shards import Shard
 
 __all__ = [
     "DataLoaderFactory",
