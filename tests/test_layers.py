@@ -28,15 +28,17 @@ C_LAYERS = {
 PYTHON_LAYERS = {
     **dict.fromkeys(["_arguments", "_codec", "_locate", "_seeding", "_feed"], 6),
     **dict.fromkeys(["_note", "_fingerprint", "_factory", "_shard_samplers"], 6),
-    **dict.fromkeys(["_shards", "_shard_factory", "_shard_files"], 6),
+    **dict.fromkeys(["_shards", "_shard_factory", "_shard_files", "_parts", "_named"], 6),
     **dict.fromkeys(["samplers", "datasets"], 6),
     **dict.fromkeys(["_describe", "_generators", "_indices", "_workers"], 6),
     **dict.fromkeys(["errors", "_remote_error", "_state", "_stateful", "_iterables"], 7),
     **dict.fromkeys(["_source", "_shard_plan", "_shard_source", "_work"], 7),
     **dict.fromkeys(["_producer", "_producer_process", "_producer_feed", "_local_feed"], 7),
     **dict.fromkeys(["_shard_feed", "_shard_state", "_loader", "_replay"], 7),
+    **dict.fromkeys(["_child", "_children"], 7),
     **dict.fromkeys(["shm", "sharded", "dict"], 8),
-    **dict.fromkeys(["_lightning", "_finished", "data_module"], 9),
+    **dict.fromkeys(["_lightning", "_finished", "_foreign", "_hooks", "_stage_loaders"], 9),
+    **dict.fromkeys(["_dataloader_config", "data_module"], 9),
     "__init__": 10,
 }
 LOADERS = {"shm", "sharded", "dict"}

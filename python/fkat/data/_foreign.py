@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from fkat.data import _state
-from fkat.data._hooks import call, parts
+from fkat.data._parts import set_epoch_of
 from fkat.data._stateful import why_not_plain
 
 _KEYS: dict[str, _state.Kind] = {"epoch": int, "is_cut": bool, "loader": (dict, type(None))}
@@ -111,7 +111,7 @@ class Foreign:
 
     def _iterate(self) -> Iterator[Any]:
         if self._pass is None:
-            call(parts(self.loader), "set_epoch", self._epoch)
+            set_epoch_of(self.loader, self._epoch)
             self._pass = iter(self.loader)
         iterator: Iterator[Any] = self._pass
         return iterator

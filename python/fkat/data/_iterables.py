@@ -13,10 +13,11 @@ from typing import Any
 from tqdm import tqdm
 
 from fkat.data import _stateful as stateful
-from fkat.data._fingerprint import Start
+from fkat.data._fingerprint import Start, explain
 from fkat.data._indices import Part, known_length
 from fkat.data._note import NO_DIGEST, Delivered, Ends, Mark, Notice
 from fkat.data._seeding import Seeder
+from fkat.data.errors import ResumeMismatchError
 
 _PATIENCE_S = 1.0  # of a replay, before its progress is shown
 
@@ -58,7 +59,9 @@ class IterablePass:
             try:
                 next(microbatches)
             except StopIteration:
-                return  # it is shorter than it was: nothing is left of this epoch
+                found = f"epoch {self._epoch} has {self._count} microbatches, {len(numbers)} were"
+                text = explain([f"{found} finished"], "read again from its beginning")
+                raise ResumeMismatchError(text) from None
             self._count += 1
 
     def _rows(self, microbatches: Iterator[Any]) -> Iterator[Delivered | Notice]:

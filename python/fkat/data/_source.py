@@ -18,6 +18,7 @@ from fkat.data._generators import EpochGenerators
 from fkat.data._indices import WHOLE, Indices, Part, draw_base_seed, index_sampler, known_length
 from fkat.data._iterables import IterablePass
 from fkat.data._note import Delivered, Described, Notice, Produced
+from fkat.data._parts import set_epoch_of
 from fkat.data._seeding import Seeder
 from fkat.data._workers import WorkerLoader, fetch
 from fkat.data.errors import ResumeMismatchError
@@ -65,13 +66,13 @@ class Source:
         changed = differences(start.described, described)
         if isinstance(loader, DataLoader) and self._generators is not None:
             self._generators.enter(epoch, self._draw_epoch)
-            _set_epoch(loader, epoch)
+            set_epoch_of(loader, epoch)
             items = Indices(loader, self._seeder, epoch, self._part, start)
             yield from _mismatches([*changed, *items.differences], start, epoch)
             yield from self._iterate_map(loader, epoch, items)
             self._generators.leave(epoch)
         else:
-            _set_epoch(loader, epoch)
+            set_epoch_of(loader, epoch)
             yield from _mismatches(changed, start, epoch)
             yield from IterablePass(loader, self._seeder, epoch, self._part, start)
 
@@ -101,7 +102,7 @@ class Source:
     def _draw_epoch(self, epoch: int) -> None:
         """Draw the indices of a whole epoch, for what that does to the user's generators."""
         assert isinstance(self._loader, DataLoader)
-        _set_epoch(self._loader, epoch)
+        set_epoch_of(self._loader, epoch)
         self._seeder.seed_microbatch(epoch, 0)
         drawn = iter(index_sampler(self._loader))
         draw_base_seed(self._loader)
@@ -144,19 +145,3 @@ def _mismatches(found: list[str], start: Start, epoch: int) -> Iterator[Notice]:
     if start.is_strict:
         raise ResumeMismatchError(text)
     yield Notice(text)
-
-
-def _set_epoch(loader: Any, epoch: int) -> None:
-    """Tell the epoch to whatever orders by it, as Lightning does for a DistributedSampler."""
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    candidates = (
-        loader,
-        getattr(loader, "dataset", None),
-        getattr(loader, "sampler", None),
-        batch_sampler,
-        getattr(batch_sampler, "sampler", None),
-    )
-    for candidate in {id(c): c for c in candidates}.values():
-        set_epoch = getattr(candidate, "set_epoch", None)
-        if callable(set_epoch):
-            set_epoch(epoch)
