@@ -131,6 +131,11 @@ def hf_stream():
     return DataLoader(rows.shuffle(seed=3, buffer_size=1).with_format("torch"), batch_size=2)
 
 
+def hf_shuffled():
+    rows = datasets.Dataset.from_list(ROWS).to_iterable_dataset(num_shards=4)
+    return DataLoader(rows.shuffle(seed=3, buffer_size=8).with_format("torch"), batch_size=2)
+
+
 def hf_rows():
     return datasets.Dataset.from_list(ROWS).to_iterable_dataset(num_shards=4).with_format("torch")
 
@@ -158,3 +163,20 @@ def test_datasets_of_hugging_face_resume_at_every_step(factory, multiprocessing)
             rest += [microbatch["id"].tolist() for microbatch in loader]
         loader.teardown()
         assert rest == found[done:], done
+
+
+@pytest.mark.parametrize("multiprocessing", [True, False], ids=["ring", "in-process"])
+def test_a_shuffle_buffer_of_hugging_face_is_replayed_since_its_state_forgets_it(multiprocessing):
+    def new():
+        return ShmDataLoader(0, hf_shuffled, 2, multiprocessing=multiprocessing)
+
+    loader = new()
+    found = take(loader, 4)
+    state = loader.state_dict()
+    loader.teardown()
+    loader = new()
+    loader.load_state_dict(state)
+    with pytest.warns(UserWarning, match="read again"):
+        found += ids(loader)
+    loader.teardown()
+    assert sorted(torch.tensor(found).flatten().tolist()) == [*range(LENGTH)]
