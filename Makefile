@@ -14,7 +14,8 @@ CPP_FILES := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp')
 .PHONY: demo test test-python test-cpp bench lint format wheel clean
 
 demo: $(VENV)/.demo
-	$(BIN)/python examples/train_lm.py
+	$(BIN)/python examples/kill_and_resume.py
+	$(BIN)/python examples/compare_loaders.py
 
 test: test-cpp test-python
 

@@ -139,7 +139,7 @@ def test_an_unknown_argument_is_refused():
 
 @pytest.mark.parametrize("dp_rank", [2, 3])
 def test_a_rank_that_is_none_of_dp_size_is_refused(dp_rank):
-    with pytest.raises(ValueError, match="^dp_rank must be at most 1"):
+    with pytest.raises(ValueError, match=r"^dp_rank must be at most 1"):
         new_loader(dp_rank=dp_rank, dp_size=2)
 
 

@@ -34,7 +34,7 @@ PYTHON_LAYERS = {
     **dict.fromkeys(["errors", "_remote_error", "_state", "_stateful", "_iterables"], 7),
     **dict.fromkeys(["_source", "_shard_plan", "_shard_source", "_work"], 7),
     **dict.fromkeys(["_producer", "_producer_process", "_producer_feed", "_local_feed"], 7),
-    **dict.fromkeys(["_shard_feed", "_shard_state", "_loader", "_replay"], 7),
+    **dict.fromkeys(["_shard_feed", "_shard_state", "_shard_merge", "_loader", "_replay"], 7),
     **dict.fromkeys(["_child", "_children"], 7),
     **dict.fromkeys(["shm", "sharded", "dict"], 8),
     **dict.fromkeys(["_lightning", "_finished", "_foreign", "_hooks", "_stage_loaders"], 9),

@@ -13,7 +13,6 @@ from fkat.data import ShmDataLoader
 from fkat.data.errors import ResumeMismatchError, StateError
 
 
-
 def make(length=40, batch_size=2, seed=0, **options):
     generator = torch.Generator().manual_seed(seed)
     options = {"shuffle": True, "generator": generator, **options}
@@ -96,7 +95,7 @@ def in_batches(at):
 
 
 @pytest.mark.parametrize(
-    ("at", "first", "last"), [(0, 0, 0), (1, 1, 2), (2, 1, 2), (6, 3, 6), (14, 7, 14), (29, 15, 29)]
+    ("at", "first", "last"), [(0, 0, 0), (1, 1, 1), (2, 2, 3), (6, 4, 7), (14, 8, 15), (29, 16, 29)]
 )
 def test_the_error_says_where_the_first_difference_is(at, first, last):
     loader = new(partial(in_batches, at))
@@ -179,7 +178,10 @@ BAD = {
     "foreign": ({"a": 1}, "'version' is None"),
     "newer": (changed(version=2), "version 2; .* reads versions up to 1: upgrade"),
     "version of the wrong type": (changed(version=True), "'version' is True"),
-    "of another class": ({**changed(), "class": "DictDataLoader"}, "is a state of 'DictDataLoader'"),
+    "of another class": (
+        {**changed(), "class": "DictDataLoader"},
+        "is a state of 'DictDataLoader'",
+    ),
     "extra key": (changed(more=1, most=2), "should not: 'more', 'most'"),
     **{f"no {key}": (without(key), f"lacks '{key}'") for key in ("seed", "epoch", "fingerprint")},
     "text for a number": (changed(epoch="1"), "'epoch' .* of type int, it is '1'"),

@@ -78,9 +78,10 @@ def test_resume_with_producers(num_shard_prefetches):
     for done in range(0, len(states), 5):
         loader = resumed(states[done], None, num_shard_prefetches, multiprocessing=True)
         assert take(loader, 20) == take(resumed(states[done]), 20)
-        assert take(resumed(loader.state_dict()), 3) == [*seen, *take(new_loader(), 60)[32:]][
-            done + 20 : done + 23
-        ]
+        assert (
+            take(resumed(loader.state_dict()), 3)
+            == [*seen, *take(new_loader(), 60)[32:]][done + 20 : done + 23]
+        )
 
 
 @pytest.mark.parametrize("done", [1, 4, 17])

@@ -6,7 +6,6 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
@@ -16,7 +15,6 @@ BLOCK_SIZE = 1024
 ROWS_PER_GROUP = 64
 """Rows that are compressed, and so read, together."""
 
-ROWS_PER_SHARD = 1024
 SEPARATOR = b"\x00"
 """The token between two documents: the one byte that never occurs in a source file."""
 
@@ -31,8 +29,8 @@ def source_files() -> Iterator[Path]:
             yield path
 
 
-def read_blocks(max_nbytes: int) -> np.ndarray:
-    """The first ``max_nbytes`` of all documents end to end, as rows of BLOCK_SIZE byte tokens."""
+def read_blocks(max_nbytes: int) -> list[bytes]:
+    """The first ``max_nbytes`` of all documents end to end, cut into rows of BLOCK_SIZE tokens."""
     documents = []
     nbytes = 0
     for path in source_files():
@@ -40,22 +38,22 @@ def read_blocks(max_nbytes: int) -> np.ndarray:
         nbytes += len(documents[-1])
         if nbytes >= max_nbytes:
             break
-    tokens = np.frombuffer(b"".join(documents)[:max_nbytes], dtype=np.uint8)
-    num_blocks = len(tokens) // BLOCK_SIZE
-    return tokens[: num_blocks * BLOCK_SIZE].reshape(num_blocks, BLOCK_SIZE)
+    text = b"".join(documents)[:max_nbytes]
+    return [text[i : i + BLOCK_SIZE] for i in range(0, len(text) - BLOCK_SIZE + 1, BLOCK_SIZE)]
 
 
-def build_shards(folder: Path, max_nbytes: int) -> list[Path]:
-    """Write the corpus as Parquet shards of one column, ``tokens``; their paths in order."""
+def build_shards(folder: Path, num_shards: int, rows_per_shard: int) -> list[Path]:
+    """Write the corpus as Parquet shards; their paths in order.
+
+    Columns: ``id``, the row's number in the corpus, and ``text``, BLOCK_SIZE bytes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    blocks = read_blocks(max_nbytes)
+    blocks = read_blocks(num_shards * rows_per_shard * BLOCK_SIZE)
     paths: list[Path] = []
-    for start in range(0, len(blocks), ROWS_PER_SHARD):
-        rows = blocks[start : start + ROWS_PER_SHARD]
-        column = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), BLOCK_SIZE)
-        path = folder / f"tokens-{len(paths):03}.parquet"
-        pq.write_table(
-            pa.table({"tokens": column}), path, row_group_size=ROWS_PER_GROUP, compression="zstd"
-        )
+    for start in range(0, len(blocks), rows_per_shard):
+        rows = blocks[start : start + rows_per_shard]
+        table = pa.table({"id": range(start, start + len(rows)), "text": rows})
+        path = folder / f"text-{len(paths):03}.parquet"
+        pq.write_table(table, path, row_group_size=ROWS_PER_GROUP, compression="zstd")
         paths.append(path)
     return paths

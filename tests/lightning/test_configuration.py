@@ -193,3 +193,35 @@ def test_it_can_be_pickled():
     data = pickle.loads(pickle.dumps(DataModule({"train": {"dataset": [1, 2]}})))
     assert [int(batch) for batch in data.train_dataloader()] == [1, 2]
     assert data.val_dataloader() is None
+
+
+def test_a_factory_is_called_once_for_each_loader():
+    calls = []
+
+    def factory():
+        calls.append(1)
+        return Numbers()
+
+    data = DataModule({"train": factory})
+    data.prepare_data()
+    assert len(calls) == 1
+    first = data.train_dataloader()
+    assert len(calls) == 1
+    assert data.train_dataloader() is not first
+    assert len(calls) == 2
+    assert first.seen[-1] == ("teardown", None)
+
+
+def test_a_factory_with_prepare_data_has_it_called_instead_of_being_built():
+    calls = []
+
+    class Factory:
+        def prepare_data(self):
+            calls.append("prepare_data")
+
+        def __call__(self):
+            calls.append("build")
+            return Numbers()
+
+    DataModule({"train": Factory()}).prepare_data()
+    assert calls == ["prepare_data"]

@@ -198,38 +198,6 @@ def test_teardown_reaches_every_loader_though_one_fails():
     assert other.seen[-1] == ("teardown", "fit")
 
 
-def test_a_factory_is_called_once_for_each_loader():
-    calls = []
-
-    def factory():
-        calls.append(1)
-        return Numbers()
-
-    data = DataModule({"train": factory})
-    data.prepare_data()
-    assert len(calls) == 1
-    first = data.train_dataloader()
-    assert len(calls) == 1
-    assert data.train_dataloader() is not first
-    assert len(calls) == 2
-    assert first.seen[-1] == ("teardown", None)
-
-
-def test_a_factory_with_prepare_data_has_it_called_instead_of_being_built():
-    calls = []
-
-    class Factory:
-        def prepare_data(self):
-            calls.append("prepare_data")
-
-        def __call__(self):
-            calls.append("build")
-            return Numbers()
-
-    DataModule({"train": Factory()}).prepare_data()
-    assert calls == ["prepare_data"]
-
-
 def test_set_device_goes_before_the_trainers():
     seen = []
     data = DataModule({"train": lambda: SeenLoader("train", seen)})

@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
+from fkat.data import DataModule
 from tests.lightning.loaders import Numbers
 from tests.lightning.training import QUIET, Cut, Model, Setting, Trainer, train
 
@@ -132,8 +133,8 @@ def test_a_checkpoint_without_our_state_is_counted_from_where_it_is(sized, tmp_p
 def test_other_stages_leave_the_training_position_alone(fn, tmp_path):
     setting = Setting(validates=True)
     train(setting, Cut("on_train_batch_end", 3), tmp_path / "cut.ckpt")
-    data = setting.new_data_module()
-    data._configs.update(dict.fromkeys(["test", "predict"], lambda: Numbers(2)))
+    others = dict.fromkeys(["val", "test", "predict"], lambda: Numbers(2))
+    data = DataModule({"train": setting.new_loader, **others})
     model, trainer = Model(), Trainer(**QUIET)
     model.test_step = model.predict_step = model.validation_step
     getattr(trainer, fn)(model, datamodule=data, ckpt_path=tmp_path / "cut.ckpt", weights_only=True)

@@ -66,11 +66,12 @@ _PLAIN_ARRAY_CHARS = frozenset("?bhilqBHILQefdFD")
 _VIEWABLE_ARRAY_KINDS = frozenset("biufcmMSUV")
 
 
-def encode(microbatch: Any) -> tuple[bytes, list[Any]]:
+def encode(microbatch: Any, prefix: bytes = b"") -> tuple[bytes, list[Any]]:
     """Take a microbatch apart.
 
     Args:
         microbatch: Any object that can be pickled, with tensors and arrays anywhere in it.
+        prefix: What to put before the structure.
 
     Returns:
         The structure, and the leaves as DLPack capsules and objects with the buffer protocol. The
@@ -80,6 +81,7 @@ def encode(microbatch: Any) -> tuple[bytes, list[Any]]:
         TypeError: Something in it cannot be pickled; names its place.
     """
     file = io.BytesIO()
+    file.write(prefix)
     pickler = pickle.Pickler(file, protocol=5)
     encoder = _Encoder()
     # Looked up by exact type, before anything a class says about itself; what appears again is
@@ -96,14 +98,25 @@ def encode(microbatch: Any) -> tuple[bytes, list[Any]]:
     return file.getvalue(), encoder.leaves
 
 
-def decode(structure: bytes, leaves: Sequence[Any], device: torch.device | None = None) -> Any:
+def decode(
+    structure: bytes,
+    leaves: Sequence[Any],
+    device: torch.device | None = None,
+    prefix_nbytes: int = 0,
+) -> Any:
     """Put a microbatch together from its structure and its leaves (tensors and arrays).
 
-    Tensors among the leaves are moved to ``device`` first, unless it is None.
+    Args:
+        structure: What `encode` returned.
+        leaves: Tensors and arrays that view, or are copies of, the leaves that it returned.
+        device: Where to move the tensors among them first; None leaves them where they are.
+        prefix_nbytes: Length of the prefix that it was given.
     """
     if device is not None:
         leaves = [leaf.to(device) if type(leaf) is torch.Tensor else leaf for leaf in leaves]
-    decoder = _Decoder(io.BytesIO(structure))
+    file = io.BytesIO(structure)
+    file.seek(prefix_nbytes)
+    decoder = _Decoder(file)
     decoder.leaves = leaves
     return decoder.load()
 

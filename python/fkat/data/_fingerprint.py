@@ -12,71 +12,72 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from operator import index
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from fkat.data._note import NO_DIGEST, Mark
 
 Description = tuple[tuple[str, Any], ...]
 
 
-class Digest:
-    """A running digest (BLAKE2b, RFC 7693, of 8 bytes) of indices, one microbatch at a time."""
+def extend(digest: int, drawn: Any) -> int:
+    """The digest of all indices up to those ``drawn``: the CRC-32 (ISO 3309) of their text.
 
-    def __init__(self) -> None:
-        self._hash = blake2b(digest_size=len(NO_DIGEST))
+    Not a hash that withstands an enemy: what is looked for is data that changed by accident, and
+    this takes a tenth of a microsecond.
 
-    def add(self, index: Any) -> None:
-        """Take in what the sampler drew for one microbatch: an index, or a list of them."""
-        self._hash.update(_key(index))
-
-    def value(self) -> bytes:
-        """The digest of all that was taken in so far."""
-        return self._hash.digest()
-
-
-def _key(index: Any) -> bytes:
-    """Bytes that no other index has, none of which begin like those of another."""
-    if type(index) is int:
-        text = b"%d" % index
-    elif type(index) is list:
+    Args:
+        digest: Of those before; 0 at first.
+        drawn: By the sampler for one microbatch: an index, or a list of them.
+    """
+    if type(drawn) is list:
         try:
-            text = array("q", index).tobytes()
-        except (TypeError, OverflowError):
-            text = repr(index).encode()
-    else:
-        text = repr(index).encode()
-    return b"%d:%s" % (len(text), text)
+            return crc32(array("q", drawn), digest ^ len(drawn))
+        except (TypeError, OverflowError):  # not of integers
+            pass
+    return crc32(b"%d" % drawn if type(drawn) is int else repr(drawn).encode(), digest ^ 1)
 
 
 class Trail(NamedTuple):
-    """Digests along the way: the last before every power of two, and the last of all."""
+    """Digests along the way: at every power of two, or first after it, and the last of all."""
 
-    kept: tuple[tuple[int, bytes], ...] = ()
+    kept: tuple[tuple[int, int], ...] = ()
     offset: int = 0
-    digest: bytes = NO_DIGEST
+    digest: int = NO_DIGEST
+
+    @property
+    def next_kept(self) -> int:
+        """The offset from which on the next digest is to be kept."""
+        return 1 << self.offset.bit_length()
 
     def then(self, mark: Mark) -> Trail:
-        """The trail one microbatch later."""
+        """The trail at a later mark; for none left out that is to be kept."""
         kept = self.kept
-        if self.offset and mark.offset.bit_length() != self.offset.bit_length():
-            kept = (*kept, (self.offset, self.digest))
+        if mark.offset >= self.next_kept:
+            kept = (*kept, (mark.offset, mark.digest))
         return Trail(kept, mark.offset, mark.digest)
 
     def to_list(self) -> list[list[Any]]:
-        """As plain types: ``[offset, digest in hexadecimal]``, the last one where it ends."""
-        places = [*self.kept, (self.offset, self.digest)] if self.offset else []
-        return [[offset, digest.hex()] for offset, digest in places]
+        """As plain types: ``[offset, digest]``, the last one where it ends."""
+        places = dict([*self.kept, (self.offset, self.digest)]) if self.offset else {}
+        return [[offset, digest] for offset, digest in places.items()]
 
     @staticmethod
     def from_list(places: Any) -> Trail:
         """What `to_list` gave; ValueError if it is something else."""
         try:
-            read = tuple((int(offset), bytes.fromhex(digest)) for offset, digest in places)
+            read = tuple((index(offset), index(digest)) for offset, digest in places)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"no list of [offset, digest in hexadecimal]: {places!r}") from error
-        if any(len(digest) != len(NO_DIGEST) or offset < 1 for offset, digest in read):
-            raise ValueError(f"no list of [offset, digest in hexadecimal]: {places!r}")
-        return Trail(read[:-1], *read[-1]) if read else NO_TRAIL
+            raise ValueError(f"no list of [offset, digest]: {places!r}") from error
+        if any(offset < 1 or not 0 <= digest < 2**32 for offset, digest in read):
+            raise ValueError(f"no list of [offset, digest]: {places!r}")
+        if not read:
+            return NO_TRAIL
+        *before, (offset, digest) = read
+        # The last is one to keep if it is the first at or after a power of two.
+        is_kept = not before or before[-1][0].bit_length() < offset.bit_length()
+        return Trail(read if is_kept else tuple(before), offset, digest)
 
 
 NO_TRAIL = Trail()  # before the first microbatch
@@ -105,7 +106,7 @@ class Start:
         """Microbatches that come before."""
         return self.trail.offset
 
-    def expected(self) -> dict[int, bytes]:
+    def expected(self) -> dict[int, int]:
         """The digest at each place on the way where one is known."""
         places = (*self.trail.kept, (self.trail.offset, self.trail.digest))
         known = {offset: digest for offset, digest in places if digest != NO_DIGEST}

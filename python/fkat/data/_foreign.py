@@ -88,9 +88,10 @@ class Foreign:
 
     def release(self) -> None:
         """Let go of its workers, as Lightning does with a ``DataLoader`` that it sees."""
-        self._pass = None
+        self._end_pass()
         if getattr(self.loader, "_iterator", None) is not None:
-            self.loader._iterator = None  # torch's and torchdata's workers end with it
+            _shut_down(self.loader._iterator)
+            self.loader._iterator = None
 
     def _leave_epoch(self, epoch: int, inner: dict[str, Any]) -> None:
         """Take the loader over the end of an epoch of which the trainer needs no more.
@@ -104,10 +105,15 @@ class Foreign:
 
     def _begin_epoch(self, epoch: int) -> None:
         self._epoch = epoch
-        self._pass = None
+        self._end_pass()
         self._num_delivered = 0
         self._is_exhausted = False
         self._restored = _new_state(epoch, False, None)
+
+    def _end_pass(self) -> None:
+        ended, self._pass = self._pass, None
+        if not getattr(self.loader, "persistent_workers", False):
+            _shut_down(ended)
 
     def _iterate(self) -> Iterator[Any]:
         if self._pass is None:
@@ -129,6 +135,12 @@ def _warned_of(state: dict[str, Any], name: str) -> dict[str, Any]:
             stacklevel=2,
         )
     return state
+
+
+def _shut_down(iterator: Any) -> None:
+    """End the workers of a ``DataLoader``'s iterator now, not when it is collected as garbage."""
+    if callable(stop := getattr(iterator, "_shutdown_workers", None)):
+        stop()
 
 
 class _SizedForeign(Foreign):

@@ -20,8 +20,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from fkat.data._fingerprint import Digest, Start
-from fkat.data._note import Ends, Mark
+from fkat.data._fingerprint import Start, extend
+from fkat.data._note import NO_DIGEST, Ends, Mark
 from fkat.data._seeding import Seeder
 
 # These draw from torch's global generator before their first index, or never.
@@ -57,12 +57,8 @@ class Part(NamedTuple):
 WHOLE = Part()  # every microbatch
 
 
-class Item(NamedTuple):
-    """One microbatch to be made: its place in the epoch, its indices, the place behind it."""
-
-    position: int
-    index: Any
-    mark: Mark
+# One microbatch to be made: its place in the epoch, its indices, the place behind it.
+Item = tuple[int, Any, Mark]
 
 
 class Indices:
@@ -80,7 +76,7 @@ class Indices:
         self._part = part
         self._total = known_length(index_sampler(loader))
         self._draws_at_first = _draws_at_first(loader)
-        self._digest = Digest()
+        self._digest = NO_DIGEST
         self._count = 0
         seeder.seed_microbatch(epoch, 0)
         self._drawn = iter(index_sampler(loader))
@@ -88,6 +84,16 @@ class Indices:
         self.differences = self._skip(start)
 
     def __iter__(self) -> Iterator[Item]:
+        return self._all() if self._part.size == 1 else self._dealt()
+
+    def _all(self) -> Iterator[Item]:
+        seed, epoch = self._seeder.seed_microbatch, self._epoch
+        for position, index in enumerate(self._draws(), self._count):
+            seed(epoch, position)
+            ends = Ends.EPOCH if position + 1 == self._total else Ends.NOTHING
+            yield position, index, Mark(0, position + 1, self._digest, b"", ends)
+
+    def _dealt(self) -> Iterator[Item]:
         rank, size, drop_last = self._part
         draws = self._draws()
         while True:
@@ -99,8 +105,8 @@ class Indices:
             ends = Ends.EPOCH if is_last else Ends.NOTHING
             # Whatever the sampler drew, the sample is made from the same random numbers.
             self._seeder.seed_microbatch(self._epoch, position + rank)
-            mark = Mark(0, self._count, self._digest.value(), ends=ends)
-            yield Item(position + rank, row[rank], mark)
+            mark = Mark(0, self._count, self._digest, ends=ends)
+            yield position + rank, row[rank], mark
 
     def _draws(self) -> Iterator[Any]:
         for position in itertools.count(self._count):
@@ -110,7 +116,7 @@ class Indices:
                 index = next(self._drawn)
             except StopIteration:
                 return
-            self._digest.add(index)
+            self._digest = extend(self._digest, index)
             yield index
 
     def _skip(self, start: Start) -> list[str]:
@@ -119,7 +125,7 @@ class Indices:
         agreed = 0
         for _ in itertools.islice(self._draws(), start.offset):
             self._count += 1
-            if expected.get(self._count, self._digest.value()) != self._digest.value():
+            if expected.get(self._count, self._digest) != self._digest:
                 return [
                     f"the indices of microbatches {agreed} to {self._count - 1} (counted from 0) "
                     f"of epoch {self._epoch} are others than before",

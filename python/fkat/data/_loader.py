@@ -87,7 +87,9 @@ class FedLoader(Generic[T_co]):
         self._begin(Place(0))
 
     _epoch: int  # of the current pass; that of the place may be the next
-    _place: Place
+    _base: Place  # the present place, or the last one that was worked out
+    _mark: Mark | None  # the mark behind the last microbatch, if that is later
+    _next_kept: int  # the offset at which the trail must be worked out
     _in_pass: bool  # the feed was asked for this epoch
     _num_before: int  # microbatches of this epoch before the pass began
     _num_delivered: int  # in this pass
@@ -121,14 +123,18 @@ class FedLoader(Generic[T_co]):
                 self._take_note(produced)  # type: ignore[arg-type]
         except StopIteration:
             self._is_over = True
-            self._place = Place(self._epoch + 1)
+            self._stand_at(Place(self._epoch + 1))
             raise
         except Exception as error:
             self._fail(error)
             raise
         microbatch: T_co = produced[0]
         self._num_delivered += 1
-        self._pass(produced[1])
+        mark = produced[1]
+        if mark.ends or mark.offset >= self._next_kept or mark.shard != self._base.shard:
+            self._pass(mark)
+        else:
+            self._mark = mark  # the common case: what follows from it is made when asked for
         return microbatch
 
     def state_dict(self) -> dict[str, Any]:
@@ -188,7 +194,7 @@ class FedLoader(Generic[T_co]):
 
     def _begin(self, place: Place) -> None:
         self._epoch = place.epoch
-        self._place = place
+        self._stand_at(place)
         self._wanted_epoch = None
         self._in_pass = False
         self._num_before = place.microbatch
@@ -196,18 +202,28 @@ class FedLoader(Generic[T_co]):
         self._is_over = False
         self._has_failed = False
 
+    @property
+    def _place(self) -> Place:
+        return self._base if self._mark is None else self._behind(self._mark)
+
+    def _stand_at(self, place: Place) -> None:
+        self._base = place
+        self._mark = None
+        self._next_kept = place.trail.next_kept
+
     def _pass(self, mark: Mark) -> None:
         """Move the place behind a microbatch."""
-        microbatch = self._num_before + self._num_delivered
+        self._stand_at(self._behind(mark))
+
+    def _behind(self, mark: Mark) -> Place:
+        """The place behind the last microbatch, whose mark this is."""
         if mark.ends is Ends.EPOCH:
-            self._place = Place(self._epoch + 1)
-        elif mark.ends is Ends.SHARD:
-            self._place = Place(self._epoch, microbatch, mark.shard + 1)
-        else:
-            last = self._place
-            trail = last.trail if last.shard == mark.shard else NO_TRAIL
-            here = (mark.shard, trail.then(mark), mark.inner)
-            self._place = Place(self._epoch, microbatch, *here)
+            return Place(self._epoch + 1)
+        microbatch = self._num_before + self._num_delivered
+        if mark.ends is Ends.SHARD:
+            return Place(self._epoch, microbatch, mark.shard + 1)
+        trail = self._base.trail if self._base.shard == mark.shard else NO_TRAIL
+        return Place(self._epoch, microbatch, mark.shard, trail.then(mark), mark.inner)
 
     def _take_note(self, event: Event) -> None:
         if isinstance(event, Notice):
@@ -216,7 +232,7 @@ class FedLoader(Generic[T_co]):
             self._described = event.source
         elif self._place.epoch == self._epoch:  # a shard was done, the epoch is not
             microbatch = self._num_before + self._num_delivered
-            self._place = Place(self._epoch, microbatch, event.shard + 1)
+            self._stand_at(Place(self._epoch, microbatch, event.shard + 1))
 
     def _current_feed(self) -> Feed:
         if self._feed is None:

@@ -16,7 +16,7 @@ def dump_error(error: BaseException) -> bytes:
 
     What cannot be pickled of the exception is left out, and the middle of long texts.
     """
-    kind = type(error)
+    kind = _kind_of(error)
     name = f"{kind.__module__}.{kind.__qualname__}"
     report = _shortened("".join(traceback.format_exception(error)), ERROR_NBYTES // 4)
     text = f"{_text(error)}\n\nRaised in the producer (pid {os.getpid()}):\n\n{report}"
@@ -84,8 +84,13 @@ def with_text(error: Exception, text: str) -> Exception:
                 return error
         error.args = args
     # Its type makes its text from something else. A subclass of the same name can say more.
-    kind = type(error)
-    names = {"__str__": lambda _: text, "__module__": kind.__module__}
+    kind = _kind_of(error)
+    names = {
+        "__str__": lambda _: text,
+        "__module__": kind.__module__,
+        "__reduce__": _reduce_as_the_users,
+        "_fkat_kind": kind,
+    }
     speaking = type(kind.__name__, (kind,), names)
     try:
         arguments: Any = error.__reduce__()[1]  # of OSError, more than ``args``: the file names
@@ -95,6 +100,18 @@ def with_text(error: Exception, text: str) -> Exception:
     copy.args = error.args
     copy.__dict__.update(error.__dict__)
     return copy
+
+
+def _kind_of(error: BaseException) -> type[Any]:
+    """Its type; the user's own if `with_text` has made a subclass of that."""
+    return getattr(type(error), "_fkat_kind", type(error))
+
+
+def _reduce_as_the_users(error: Any) -> Any:
+    """Pickled as the type it is derived from, since its own is nowhere to be imported from."""
+    kind = error._fkat_kind
+    reduced = kind.__reduce__(error)
+    return (kind, *reduced[1:]) if reduced[0] is type(error) else reduced
 
 
 def _shortened(report: str, limit: int) -> str:

@@ -39,7 +39,7 @@ class Position(NamedTuple):
     def from_list(read: Any) -> Position:
         """What `to_list` gave; TypeError or ValueError if it is something else."""
         piece, trail, inner = read
-        if not isinstance(piece, int) or piece < 0:
+        if type(piece) is not int or piece < 0:
             raise ValueError(f"a piece is a number from 0, got {piece!r}")
         return Position(piece, Trail.from_list(trail), from_checkpoint(inner))
 
@@ -69,7 +69,7 @@ class Dealing(NamedTuple):
     def from_list(read: Any) -> Dealing:
         """What `to_list` gave; TypeError or ValueError if it is something else."""
         num_finished, positions = read
-        if not isinstance(num_finished, int) or num_finished < 0 or not positions:
+        if type(num_finished) is not int or num_finished < 0 or not positions:
             raise ValueError(f"{num_finished!r} microbatches finished by ranks {positions!r}")
         known = (None if p is None else Position.from_list(p) for p in positions)
         return Dealing(num_finished, tuple(known))
@@ -98,22 +98,27 @@ class Piece(NamedTuple):
 Locate = Callable[[Sequence[Piece], int], Position]
 
 
-def divide(
+def own_pieces(
     sampler: ShardSampler, epoch: int, dealings: Sequence[Dealing], locate: Locate
-) -> list[list[Piece]]:
-    """What is left for each rank of ``sampler`` after the dealings before.
+) -> list[Piece]:
+    """What is left for the rank of ``sampler`` after the dealings before.
 
-    The last of these goes on if it was among as many ranks; its turns do not begin anew then.
+    The last of these goes on if it was among as many ranks; its turns do not begin anew then, and
+    how far the others got does not matter, so they are not located.
     """
     ranks = first_deal(sampler, epoch, dealings[0].dp_size if dealings else sampler.dp_size)
-    for dealing in dealings:
+    for number, dealing in enumerate(dealings, start=1):
+        goes_on = number == len(dealings) and dealing.dp_size == sampler.dp_size
         ranks = [
             _rest(pieces, position or locate(pieces, dealing.num_finished))
-            for pieces, position in zip(
-                _dealt(ranks, dealing.dp_size), dealing.positions, strict=True
+            if rank == sampler.dp_rank or not goes_on
+            else []
+            for rank, (pieces, position) in enumerate(
+                zip(_dealt(ranks, dealing.dp_size), dealing.positions, strict=True)
             )
         ]
-    return ranks if len(ranks) == sampler.dp_size else _dealt(ranks, sampler.dp_size)
+    ranks = ranks if len(ranks) == sampler.dp_size else _dealt(ranks, sampler.dp_size)
+    return ranks[sampler.dp_rank]
 
 
 def first_deal(sampler: ShardSampler, epoch: int, dp_size: int) -> list[list[Piece]]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from fkat.data._fingerprint import Description, Start, Trail, differences, explain
 from fkat.data._note import NO_DIGEST, Delivered, Described, Ends, Notice, Produced, ShardDone
 from fkat.data._remote_error import with_text
 from fkat.data._seeding import Seeder
-from fkat.data._shard_plan import Dealing, Piece, Position, divide
+from fkat.data._shard_plan import Dealing, Piece, Position, own_pieces
 from fkat.data._shard_samplers import ShardSampler
 from fkat.data._shards import Shard
 from fkat.data._source import Source
@@ -78,6 +78,8 @@ class ShardWork:
 class _ShardPasses:
     def __init__(self, work: ShardWork) -> None:
         self._work = work
+        self._own: list[Piece]  # of this rank, in the epoch of the pass
+        self._is_described: bool  # whether a shard's loader was, in this epoch
 
     def length(self, epoch: int) -> int | None:
         del epoch
@@ -86,48 +88,48 @@ class _ShardPasses:
     def iterate(self, epoch: int, start: int) -> Iterator[Produced]:
         work = self._work
         resume = work.resume if work.resume is not None and work.resume.epoch == epoch else None
-        own = self._own_pieces(epoch, resume)
+        if start == 0:  # else a lazy one goes on in its epoch
+            dealings = () if resume is None else resume.dealings
+            self._own = own_pieces(work.sampler, epoch, dealings, partial(self._locate, epoch))
+            self._is_described = False
         whose = slice(work.producer, None, work.num_producers)
-        turns = own[start : start + 1] if work.is_lazy else own[whose]
-        is_described = start > 0
+        turns = self._own[start : start + 1] if work.is_lazy else self._own[whose]
         for piece in turns:
-            is_last = piece is own[-1]
-            is_described = yield from self._piece(epoch, piece, resume, is_described, is_last)
-
-    def _own_pieces(self, epoch: int, resume: ShardResume | None) -> list[Piece]:
-        sampler = self._work.sampler
-        dealings = () if resume is None else resume.dealings
-        ranks = divide(sampler, epoch, dealings, partial(self._locate, epoch))
-        return ranks[sampler.dp_rank]
+            yield from self._piece(epoch, piece, resume)
 
     def _locate(self, epoch: int, pieces: Sequence[Piece], num_finished: int) -> Position:
         """Where a rank is after so many microbatches: from the lengths of the shards' loaders."""
         left = num_finished
         for piece in pieces:
-            begin = Start(piece.begin, piece.inner)
-            source = self._open(piece)
-            length = source.length(begin)
-            if length is None:  # only reading it tells
-                made = (type(p) is Delivered for p in source.iterate(epoch, begin))
-                length = sum(itertools.islice(filter(None, made), left + 1))
+            if left == 0:
+                return Position(piece.turn, piece.begin, piece.inner)
+            length = self._length(epoch, piece, left + 1)
             if left < length:
                 return Position(piece.turn, Trail((), piece.begin.offset + left, NO_DIGEST))
             left -= length
         return Position(len(pieces))
 
+    def _length(self, epoch: int, piece: Piece, at_most: int) -> int:
+        """Microbatches of a piece; no more than so many are read where only that tells."""
+        start = Start(piece.begin, piece.inner)
+        try:
+            source = self._open(piece)
+            length = source.length(start)
+            if length is not None:
+                return length
+            made = (type(produced) is Delivered for produced in source.iterate(epoch, start))
+            return sum(itertools.islice(filter(None, made), at_most))
+        except Exception as error:
+            if not self._work.skips_errors:
+                _raise_named(error, piece)
+            return 0  # so its rank had none of it, if it could not be opened then, either
+
     def _open(self, piece: Piece) -> Source:
         seeder = self._work.seeder.of_shard(piece.number)
         return Source(partial(_loader_of, self._work.factory, piece.shard), seeder)
 
-    def _piece(
-        self,
-        epoch: int,
-        piece: Piece,
-        resume: ShardResume | None,
-        is_described: bool,
-        is_last: bool,
-    ) -> Generator[Produced, None, bool]:
-        """What is left of one shard; returns whether its loader, or one before, was described."""
+    def _piece(self, epoch: int, piece: Piece, resume: ShardResume | None) -> Iterator[Produced]:
+        """What is left of one shard."""
         start = Start(piece.begin, piece.inner)
         if resume is not None:
             start = replace(start, is_same_part=resume.is_same_part, is_strict=resume.is_strict)
@@ -137,18 +139,16 @@ class _ShardPasses:
             stream = source.iterate(epoch, start)
             described = next(stream)
             is_empty = source.length() == 0  # and says nothing of the others
-            if isinstance(described, Described) and not (is_described or is_empty):
+            if isinstance(described, Described) and not (self._is_described or is_empty):
+                self._is_described = True
                 yield from self._compare(resume, described.source)
-                is_described = True
-            yield from map(partial(_placed, piece, is_last), stream)
+            yield from map(partial(_placed, piece, piece is self._own[-1]), stream)
         except Exception as error:
-            named = with_text(error, f"in shard {piece.shard!r}: {error}")
             if not self._work.skips_errors or isinstance(error, ResumeMismatchError):
-                raise named from (error.__cause__ if named is error else error)
+                _raise_named(error, piece)
             was_skipped = True
-            yield Notice(f"skipped, because of {type(error).__name__} {named}")
+            yield Notice(f"skipped, because of {type(error).__name__} {_named(error, piece)}")
         yield ShardDone(piece.turn, was_skipped)
-        return is_described
 
     def _compare(self, resume: ShardResume | None, source: Description) -> Iterator[Produced]:
         described = tuple(fact for fact in source if not fact[0].startswith(_LENGTHS))
@@ -159,6 +159,15 @@ class _ShardPasses:
             if resume.is_strict:
                 raise ResumeMismatchError(text)
             yield Notice(text)
+
+
+def _named(error: Exception, piece: Piece) -> Exception:
+    return with_text(error, f"in shard {piece.shard!r}: {error}")
+
+
+def _raise_named(error: Exception, piece: Piece) -> NoReturn:
+    named = _named(error, piece)
+    raise named from (error.__cause__ if named is error else error)
 
 
 def _loader_of(factory: Callable[[Shard], Iterable[Any]], shard: Shard) -> Iterable[Any]:

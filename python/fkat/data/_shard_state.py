@@ -1,9 +1,10 @@
-"""The state of a `ShardedDataLoader`: written, read, and put together from those of all ranks."""
+"""The state of a `ShardedDataLoader`: written and read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -13,10 +14,11 @@ from fkat.data._fingerprint import Description, differences
 from fkat.data._loader import INT64_MAX, Place
 from fkat.data._shard_plan import Dealing, Position, describe_shards
 from fkat.data._shard_samplers import ShardSampler
+from fkat.data._shards import read_indices
 from fkat.data.errors import StateError
 
-_KIND = "ShardedDataLoader"
-_KEYS: dict[str, state.Kind] = {
+KIND = "ShardedDataLoader"
+KEYS: dict[str, state.Kind] = {
     "all_rank_indices": list,
     "seed": int,
     "dp_rank": int,
@@ -52,6 +54,18 @@ class Loaded:
         own = last.positions[sampler.dp_rank] if last.dp_size == sampler.dp_size else None
         return Place(self.epoch, self.microbatch, *(own or Position()))
 
+    def num_finished_shards(self, sampler: ShardSampler) -> int:
+        """This rank's, before its shards were counted anew; 0 after another number of ranks."""
+        before = [dealing.positions for dealing in self.dealings[:-1]]
+        own = [p[sampler.dp_rank] for p in before if len(p) == sampler.dp_size]
+        return sum(position.piece for position in own if position is not None)
+
+
+def is_loaded(sampler: ShardSampler) -> bool:
+    """Whether a sampler was loaded by itself, and neither it nor a loader has gone on since."""
+    loaded = sampler._last_known
+    return sampler.index >= 0 and bool(loaded) and loaded[sampler.dp_rank] == sampler.index
+
 
 def of_sampler(sampler: ShardSampler) -> Loaded:
     """What a sampler that was loaded by itself says: it goes on after the shard at its index."""
@@ -82,7 +96,7 @@ def write(
     dealings = _dealings(place, loaded, sampler)
     order = describe_shards(sampler, place.epoch, dealings[0].dp_size)
     return {
-        **state.header(_KIND),
+        **state.header(KIND),
         "all_rank_indices": _all_rank_indices(dealings, sampler, num_shard_prefetches),
         "seed": seed,
         "dp_rank": dp_rank,
@@ -97,9 +111,22 @@ def write(
 
 
 def read(
-    state_dict: dict[str, Any], sampler: ShardSampler, seed: int, dp_rank: int, strict: bool
+    state_dict: dict[str, Any],
+    sampler: ShardSampler,
+    seed: int,
+    dp_rank: int,
+    epoch: int,
+    strict: bool,
 ) -> Loaded:
     """What a state dict says, compared with what this rank has.
+
+    Args:
+        state_dict: As the user gave it.
+        sampler: Of this rank.
+        seed: The loader's.
+        dp_rank: The loader's.
+        epoch: That of the next microbatch; of a published state, which does not say its own.
+        strict: As given to ``load_state_dict``.
 
     Raises:
         StateError: It is no state of a `ShardedDataLoader`, or of a number of ranks that the
@@ -107,21 +134,18 @@ def read(
         ResumeMismatchError: Seed or shards differ, and ``strict`` is True.
     """
     if isinstance(state_dict, dict) and list(state_dict) == ["all_rank_indices"]:
-        return _read_published(state_dict, sampler)
-    state.check(state_dict, _KIND, _KEYS)
+        return _read_published(state_dict, sampler, epoch)
+    state.check(state_dict, KIND, KEYS)
     fingerprint = state_dict["fingerprint"]
-    state.check_keys(fingerprint, _KIND, _FINGERPRINT_KEYS)
+    state.check_keys(fingerprint, KIND, _FINGERPRINT_KEYS)
     for key in ("epoch", "microbatch"):
         if not 0 <= state_dict[key] <= INT64_MAX:
-            raise StateError(f"{key!r} in this state of {_KIND} is {state_dict[key]}")
+            raise StateError(f"{key!r} in this state of {KIND} is {state_dict[key]}")
+    dealings = read_dealings(state_dict)
     try:
-        dealings = tuple(Dealing.from_list(dealing) for dealing in state_dict["dealings"])
-        shards = tuple((name, value) for name, value in fingerprint["shards"])
-        described = tuple((name, value) for name, value in fingerprint["source"])
+        shards, described = _facts(fingerprint["shards"]), _facts(fingerprint["source"])
     except (TypeError, ValueError) as error:
-        raise StateError(f"this state of {_KIND} is damaged: {error}") from error
-    if not dealings:
-        raise StateError(f"'dealings' in this state of {_KIND} is empty")
+        raise StateError(f"'fingerprint' in this state of {KIND} is damaged: {error}") from error
     epoch = state_dict["epoch"]
     try:
         now = describe_shards(sampler, epoch, dealings[0].dp_size)
@@ -138,39 +162,26 @@ def read(
     return Loaded(epoch, state_dict["microbatch"], dealings, described, is_same_part)
 
 
-def merge(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """See `ShardedDataLoader.merge_state_dicts`."""
-    if not states:
-        raise StateError("no states to merge")
-    for one in states:
-        state.check(one, _KIND, _KEYS)
-    # A rank whose shards are used up is at the beginning of the next epoch already.
-    epoch = min(one["epoch"] for one in states)
-    is_over = [(one["epoch"], one["microbatch"]) == (epoch + 1, 0) for one in states]
-    in_epoch = [one for one, over in zip(states, is_over, strict=True) if not over]
-    first = in_epoch[0]
-    for key in ("seed", "epoch", "microbatch"):
-        if any(one[key] != first[key] for one in in_epoch):
-            raise StateError(
-                f"states of different runs or times: {key!r} is {[one[key] for one in states]}"
-            )
-    last = [Dealing.from_list(one["dealings"][-1]) for one in states]
-    if any(dealing.dp_size != len(states) for dealing in last):
+def read_dealings(state_dict: dict[str, Any]) -> tuple[Dealing, ...]:
+    """How the epoch was divided; StateError if that is damaged."""
+    try:
+        dealings = tuple(Dealing.from_list(dealing) for dealing in state_dict["dealings"])
+    except (TypeError, ValueError) as error:
+        raise StateError(f"'dealings' in this state of {KIND} is damaged: {error}") from error
+    counted = sum(dealing.num_finished for dealing in dealings)
+    if not dealings or counted != state_dict["microbatch"]:
         raise StateError(
-            f"{len(states)} states, written by {[dealing.dp_size for dealing in last]} ranks"
+            f"'dealings' in this state of {KIND} is damaged: it counts {counted} microbatches, "
+            f"'microbatch' is {state_dict['microbatch']}"
         )
-    positions = (
-        None if over else dealing.positions[rank]
-        for rank, (dealing, over) in enumerate(zip(last, is_over, strict=True))
-    )
-    num_finished = last[is_over.index(False)].num_finished
-    merged = Dealing(num_finished, tuple(positions))
-    indices = [
-        first["all_rank_indices"][rank] if over else states[rank]["all_rank_indices"][rank]
-        for rank, over in enumerate(is_over)
-    ]
-    dealings = [*first["dealings"][:-1], merged.to_list()]
-    return {**first, "dealings": dealings, "all_rank_indices": indices}
+    return dealings
+
+
+def _facts(read: list[Any]) -> Description:
+    facts = tuple((name, value) for name, value in read)
+    if not all(isinstance(name, str) for name, _ in facts):
+        raise ValueError(f"no list of [name, value]: {read!r}")
+    return facts
 
 
 def _dealings(place: Place, loaded: Loaded | None, sampler: ShardSampler) -> tuple[Dealing, ...]:
@@ -191,34 +202,31 @@ def _dealings(place: Place, loaded: Loaded | None, sampler: ShardSampler) -> tup
 def _all_rank_indices(
     dealings: Sequence[Dealing], sampler: ShardSampler, num_shard_prefetches: int
 ) -> list[torch.Tensor]:
-    last = dealings[-1]
-    # Shards are counted from the beginning of the epoch as long as it was not dealt anew.
-    counted = [d for d in dealings if d.dp_size == last.dp_size]
+    dp_size = dealings[-1].dp_size
+    # Shards are counted from the beginning of the epoch, or from where it was dealt anew.
+    counted = list(takewhile(lambda dealing: dealing.dp_size == dp_size, reversed(dealings)))[::-1]
+    handed_out = [-1] * dp_size
+    if dp_size == sampler.dp_size:  # as far as the sampler knows
+        handed_out = [int(index) for index in sampler.all_rank_indices]
     indices = []
-    for rank in range(last.dp_size):
+    for rank in range(dp_size):
         positions = [dealing.positions[rank] for dealing in counted]
-        known = [position.piece for position in positions if position is not None]
-        if len(known) == len(positions):
-            indices.append(sum(known) - 1)
-        else:  # what the sampler knows it to have handed out, less those that are still read
-            handed_out = int(sampler.all_rank_indices[rank])
-            indices.append(max(handed_out - num_shard_prefetches - 1, -1))
-    return [torch.tensor(index, dtype=torch.int64) for index in indices]
+        index = sum(position.piece for position in takewhile(bool, positions) if position) - 1
+        if None in positions:  # less those that are still read
+            index = max(index, handed_out[rank] - num_shard_prefetches - 1)
+        indices.append(torch.tensor(index, dtype=torch.int64))
+    return indices
 
 
-def _read_published(state_dict: dict[str, Any], sampler: ShardSampler) -> Loaded:
+def _read_published(state_dict: dict[str, Any], sampler: ShardSampler, epoch: int) -> Loaded:
     try:
-        finished = [int(index) for index in state_dict["all_rank_indices"]]
-    except (TypeError, ValueError) as error:
-        raise StateError(
-            "'all_rank_indices' must be a list of integer tensors of one element, got "
-            f"{state_dict['all_rank_indices']!r}"
-        ) from error
+        finished = read_indices(state_dict)
+    except ValueError as error:
+        raise StateError(str(error)) from error
     if not finished:
         raise StateError("'all_rank_indices' is empty: it has an index for every rank")
-    loaded = _after_shards(sampler.epoch, finished)
     try:
-        ranks = sampler.deal(sampler.epoch, len(finished))
+        ranks = sampler.deal(epoch, len(finished))
     except ValueError as error:
         raise StateError(
             f"'all_rank_indices' is of {len(finished)} ranks, the shard sampler deals to "
@@ -230,7 +238,7 @@ def _read_published(state_dict: dict[str, Any], sampler: ShardSampler) -> Loaded
                 f"'all_rank_indices' says that rank {rank} finished shard {index} (from 0), it has "
                 f"{len(shards)}: the shards have changed since the state was saved"
             )
-    return loaded
+    return _after_shards(epoch, finished)
 
 
 def _after_shards(epoch: int, finished: Sequence[int]) -> Loaded:

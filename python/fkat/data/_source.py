@@ -117,9 +117,9 @@ class Source:
                 self._workers = WorkerLoader(loader, self._seeder)
             yield from self._workers.iterate(epoch, items)
             return
-        for item in items:
+        for _, index, mark in items:
             # In no variable: a large one is freed before the next is made.
-            yield Delivered(_make(loader, item.index), item.mark)
+            yield Delivered(_make(loader, index), mark)
 
 
 def _is_map_style(loader: DataLoader[Any]) -> bool:

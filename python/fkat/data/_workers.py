@@ -57,9 +57,9 @@ class _Stream:
 
     def __iter__(self) -> Iterator[tuple[int, int, Any]]:
         epoch, marks = self._epoch, self._marks
-        for item in self._items:
-            marks.append(item.mark)
-            yield epoch, item.position, item.index
+        for position, index, mark in self._items:
+            marks.append(mark)
+            yield epoch, position, index
 
 
 class _SeededDataset:

@@ -65,9 +65,8 @@ class DataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self._configs = check_configs(dataloaders)
-        profiler = arguments.profiler("profiler", profiler)
+        self._loaders = StageLoaders(self._configs, arguments.profiler("profiler", profiler))
         self._strict = arguments.boolean("strict", strict)
-        self._loaders = StageLoaders(self._configs, profiler)
         self._train: Finished | None = None
         self._to_load: dict[str, Any] = {}  # for the training loader to come
         self._is_trainers = False  # whether the trainer itself goes on from there
@@ -159,9 +158,8 @@ class DataModule(LightningDataModule):
         state = self._position(self._train)
         if not state["is_at_step_boundary"]:
             rank_zero_warn(
-                "this checkpoint is saved before the optimizer step that its last microbatches "
-                "are for; Lightning does not save their gradients. Save after a multiple of "
-                "accumulate_grad_batches"
+                "the checkpoint is saved before the optimizer step of its last microbatches, whose "
+                "gradients Lightning does not keep; save after multiples of accumulate_grad_batches"
             )
         return state
 
@@ -196,8 +194,8 @@ class DataModule(LightningDataModule):
     __repr__ = __str__
 
     def _new_loader(self, stage: str) -> Any:
-        device = None if self.trainer is None else self.trainer.strategy.root_device
-        return self._loaders.new(stage, device)
+        trainer = self.trainer
+        return self._loaders.new(stage, None if trainer is None else trainer.strategy.root_device)
 
     def _position(self, train: Finished) -> dict[str, Any]:
         trainer = train.trainer
@@ -227,9 +225,8 @@ class DataModule(LightningDataModule):
             state = self._at_rest  # the same trainer, with a new loader or in another fit()
         if not state:
             return
-        if state["world_size"] != trainer.world_size and not hasattr(
-            train.loader, "merge_state_dicts"
-        ):
+        knows_ranks = hasattr(train.loader, "merge_state_dicts")
+        if state["world_size"] != trainer.world_size and not knows_ranks:
             rank_zero_warn(
                 f"the checkpoint was saved by {state['world_size']} processes and is loaded by "
                 f"{trainer.world_size}: each goes on at the same microbatch of its own part of the "

@@ -21,6 +21,7 @@ from fkat.data._seeding import Seeder
 from fkat.data._shard_factory import DataLoaderFactory
 from fkat.data._shard_feed import ShardFeed
 from fkat.data._shard_files import FsShardSampler
+from fkat.data._shard_merge import merge
 from fkat.data._shard_samplers import (
     DistributedDataParallelShardSampler,
     ShardSampler,
@@ -125,7 +126,7 @@ class ShardedDataLoader(FedLoader[T_co]):
         self._skips_errors = on_shard_error == "skip"
         self._loaded: shard_state.Loaded | None = None  # while in the epoch that it is of
         self._is_strict = True
-        if self._sampler.index >= 0:  # it was loaded by itself
+        if shard_state.is_loaded(self._sampler):
             self._go_on(shard_state.of_sampler(self._sampler))
 
     def state_dict(self) -> dict[str, Any]:
@@ -158,7 +159,10 @@ class ShardedDataLoader(FedLoader[T_co]):
         """
         if state_dict == {}:
             return
-        loaded = shard_state.read(state_dict, self._sampler, self._seed, self._dp_rank, strict)
+        following = self._place.epoch if self._wanted_epoch is None else self._wanted_epoch
+        loaded = shard_state.read(
+            state_dict, self._sampler, self._seed, self._dp_rank, following, strict
+        )
         self._is_strict = strict
         self._go_on(loaded)
 
@@ -174,11 +178,11 @@ class ShardedDataLoader(FedLoader[T_co]):
         Raises:
             StateError: They are not of one run at one time.
         """
-        return shard_state.merge(states)
+        return merge(states)
 
     def _go_on(self, loaded: shard_state.Loaded) -> None:
-        self._resume_at(loaded.place_of(self._sampler), loaded.described)
         self._loaded = loaded
+        self._resume_at(loaded.place_of(self._sampler), loaded.described)
 
     def _open_feed(self, resume: Place | None) -> Feed:
         # Dealt among ranks, a shard is the same whichever of them reads it.
@@ -211,12 +215,15 @@ class ShardedDataLoader(FedLoader[T_co]):
         super()._begin(place)
         if self._resume is None:
             self._loaded = None
+        loaded = self._loaded
+        self._first_shard = 0 if loaded is None else loaded.num_finished_shards(self._sampler)
         self._num_shards: int | None = None  # of this rank, in this epoch
 
     def _pass(self, mark: Mark) -> None:
         super()._pass(mark)
-        if mark.shard != self._sampler.index - self._num_shard_prefetches:
-            self._move_sampler(mark.shard)
+        shard = self._first_shard + mark.shard
+        if shard != self._sampler.index - self._num_shard_prefetches:
+            self._move_sampler(shard)
 
     def _move_sampler(self, shard: int) -> None:
         """What a sampler would have handed out by now, for whoever looks at it."""

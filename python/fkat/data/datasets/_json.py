@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fkat.data import _arguments as arguments
@@ -59,7 +59,7 @@ class JsonDataset(RandomAccessDataset):
 
     def __init__(
         self,
-        uri: Uri | list[Uri],
+        uri: Uri | Sequence[Uri],
         read_options: Any = None,
         parse_options: Any = None,
         memory_pool: Any = None,
@@ -104,7 +104,7 @@ class IterableJsonDataset(StreamingDataset):
 
     def __init__(
         self,
-        uri: Uri | list[Uri],
+        uri: Uri | Sequence[Uri],
         read_options: Any = None,
         parse_options: Any = None,
         memory_pool: Any = None,

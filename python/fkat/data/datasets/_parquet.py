@@ -55,7 +55,7 @@ class ParquetDataset(RandomAccessDataset):
 
     def __init__(
         self,
-        uri: Uri | list[Uri],
+        uri: Uri | Sequence[Uri],
         columns: Sequence[str] | None = None,
         use_threads: bool = True,
         replace_nan: bool = True,
@@ -98,7 +98,7 @@ class IterableParquetDataset(StreamingDataset):
 
     def __init__(
         self,
-        uri: Uri | list[Uri],
+        uri: Uri | Sequence[Uri],
         columns: Sequence[str] | None = None,
         use_threads: bool = True,
         chunk_size: int = 10000,
