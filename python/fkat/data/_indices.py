@@ -34,6 +34,9 @@ _DRAW_AT_FIRST = (
 )
 
 
+_END = object()
+
+
 class Part(NamedTuple):
     """Which microbatches of an epoch are this rank's: number ``rank`` of every ``size``.
 
@@ -122,25 +125,34 @@ class Indices:
     def _skip(self, start: Start) -> list[str]:
         """Go to ``start``; what was found to be other than expected, in words."""
         expected = start.expected()
+        found: list[str] = []
         agreed = 0
-        for _ in itertools.islice(self._draws(), start.offset):
-            self._count += 1
-            if expected.get(self._count, self._digest) != self._digest:
-                return [
-                    f"the indices of microbatches {agreed} to {self._count - 1} (counted from 0) "
-                    f"of epoch {self._epoch} are others than before",
-                    *self._skip_rest(start.offset),
-                ]
-            if self._count in expected:
-                agreed = self._count
-        return self._skip_rest(start.offset)
+        for offset in sorted({*expected, start.offset}):
+            self._advance(offset)
+            if not found and expected.get(offset, self._digest) != self._digest:
+                found.append(
+                    f"the indices of microbatches {agreed} to {offset - 1} (counted from 0) of "
+                    f"epoch {self._epoch} are others than before"
+                )
+            agreed = offset
+        if self._count < start.offset:
+            found = [
+                f"epoch {self._epoch} has {self._count} microbatches, {start.offset} were finished"
+            ]
+        return found
 
-    def _skip_rest(self, count: int) -> list[str]:
-        for _ in itertools.islice(self._draws(), count - self._count):
+    def _advance(self, offset: int) -> None:
+        """As `_draws`, with nothing but what the time to the first microbatch must pay for."""
+        digest, drawn = self._digest, self._drawn
+        for position in range(self._count, offset):
+            if not self._draws_at_first and position > 0:
+                self._seeder.seed_microbatch(self._epoch, position)
+            index = next(drawn, _END)
+            if index is _END:
+                break
+            digest = extend(digest, index)
             self._count += 1
-        if self._count == count:
-            return []
-        return [f"epoch {self._epoch} has {self._count} microbatches, {count} were finished"]
+        self._digest = digest
 
 
 def index_sampler(loader: DataLoader[Any]) -> Any:
