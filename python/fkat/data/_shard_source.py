@@ -102,7 +102,7 @@ class _ShardPasses:
         left = num_finished
         for piece in pieces:
             if left == 0:
-                return Position(piece.turn, piece.begin, piece.inner)
+                return Position(piece.turn)
             length = self._length(epoch, piece, left + 1)
             if left < length:
                 return Position(piece.turn, Trail((), piece.begin.offset + left, NO_DIGEST))
@@ -182,7 +182,9 @@ def _loader_of(factory: Callable[[Shard], Iterable[Any]], shard: Shard) -> Itera
 
 
 def _placed(piece: Piece, is_last: bool, produced: Produced) -> Produced:
-    """A microbatch's place in its shard, as one in the epoch."""
+    """What a shard's source says, as it is to be understood in the epoch."""
+    if type(produced) is Notice:
+        return Notice(f"in shard {piece.shard!r}: {produced.text}")
     if type(produced) is not Delivered:
         return produced
     ends = produced.mark.ends
