@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from fkat.data import ShmDataLoader, _core
-from fkat.data._codec import encode
+from fkat.data._transport.codec import encode
 from fkat.data.errors import CorruptSegmentError
 
 ROOT = Path(__file__).parents[1]

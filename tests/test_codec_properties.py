@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fkat.data import _core
-from fkat.data._codec import asarray, decode, encode, from_dlpack, move
+from fkat.data._transport.codec import asarray, decode, encode, from_dlpack, move
 from tests.equality import assert_same
 
 Pair = namedtuple("Pair", ["left", "right"])

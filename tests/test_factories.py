@@ -17,7 +17,7 @@ from torch.utils.data import (
 
 from fkat.data import ShmDataLoader
 from fkat.data import _factory as shm
-from fkat.data import _shard_factory as sharded
+from fkat.data._shards import factory as sharded
 
 
 class Letters(Dataset):

@@ -16,7 +16,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
-from fkat.data._shard_files import FsShardSampler
+from fkat.data._shards.files import FsShardSampler
 
 FILES = ["b.parquet", "a.parquet", "a.json", "sub/a.parquet", "sub/deep/c.json", "sub-2/d.parquet"]
 ODD_NAMES = ["a b", "a%20b", "p+q", "ü", "h#1", "q?1", "k=v,w", "br[1]", "back\\s", 'q"', "at@b"]
@@ -93,7 +93,7 @@ class TestALocalPath:
     def test_needs_neither_pyarrow_nor_fsspec(self, folder, uri):
         uri = folder.as_uri() if uri == "file" else uri
         script = (
-            "import sys; from fkat.data._shard_files import FsShardSampler;"
+            "import sys; from fkat.data._shards.files import FsShardSampler;"
             f"print(len(FsShardSampler({uri!r})), *{{'pyarrow', 'fsspec'}} & set(sys.modules))"
         )
         done = subprocess.run(

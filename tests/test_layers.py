@@ -23,24 +23,18 @@ C_LAYERS = {
     "bindings": {"bindings", "ring", "cuda", "shm", "base"},
 }
 
-# Each module's layer; a new module must find its place here. `_core` stands under layer 7. A name
-# stands for a package and what is in it, too.
+# The layer of each module or package, which stands for what is in it; a new one must find its place
+# here. `_core` stands under layer 7.
 PYTHON_LAYERS = {
-    **dict.fromkeys(["_arguments", "_codec", "_locate", "_seeding", "_feed"], 6),
-    **dict.fromkeys(["_note", "_fingerprint", "_factory", "_shard_samplers"], 6),
-    **dict.fromkeys(["_shards", "_shard_factory", "_shard_files", "_parts", "_named"], 6),
-    **dict.fromkeys(["samplers", "datasets"], 6),
-    **dict.fromkeys(["_describe", "_generators", "_indices", "_workers"], 6),
-    **dict.fromkeys(["errors", "_remote_error", "_state", "_stateful", "_iterables"], 7),
-    **dict.fromkeys(["_source", "_shard_plan", "_shard_source", "_work"], 7),
-    **dict.fromkeys(["_producer", "_producer_process", "_producer_feed", "_local_feed"], 7),
-    **dict.fromkeys(["_shard_feed", "_shard_state", "_shard_merge", "_loader", "_replay"], 7),
-    **dict.fromkeys(["_child", "_children"], 7),
+    **dict.fromkeys(["_arguments", "_parts", "_seeding", "_factory", "samplers", "datasets"], 6),
+    **dict.fromkeys(["errors", "_state", "_source", "_transport"], 7),
+    **dict.fromkeys(["_loader", "_shards", "_mixture"], 7),
     **dict.fromkeys(["shm", "sharded", "dict"], 8),
-    **dict.fromkeys(["_lightning", "_finished", "_foreign", "_hooks", "_stage_loaders"], 9),
-    **dict.fromkeys(["_dataloader_config", "data_module"], 9),
+    **dict.fromkeys(["_lightning", "data_module"], 9),
     "__init__": 10,
 }
+# Within layer 7 each may use those before it.
+ORDER_IN_LAYER_7 = ["errors", "_state", "_source", "_transport", "_loader", "_shards", "_mixture"]
 LOADERS = {"shm", "sharded", "dict"}
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 
@@ -114,6 +108,15 @@ def test_a_module_imports_only_layers_above_its_own(path):
     layer = layer_of(name_of(path))
     for name in own_imports(path):
         assert (6.5 if name == "_core" else layer_of(name)) <= layer, name
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_packages_of_layer_7_import_only_those_before_their_own(path):
+    name = name_of(path).split(".")[0]
+    if name in ORDER_IN_LAYER_7:
+        before = ORDER_IN_LAYER_7[: ORDER_IN_LAYER_7.index(name) + 1]
+        used = {used.split(".")[0] for used in own_imports(path)}
+        assert used & set(ORDER_IN_LAYER_7) <= set(before)
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)

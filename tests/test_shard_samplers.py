@@ -12,7 +12,7 @@ from itertools import chain
 import pytest
 import torch
 
-from fkat.data._shard_samplers import (
+from fkat.data._shards.samplers import (
     DistributedDataParallelShardSampler,
     ShardSampler,
     ShuffledShardSampler,
@@ -285,7 +285,7 @@ class TestShuffled:
 
     def test_another_interpreter_with_another_hash_seed_has_the_same_order(self):
         script = (
-            "from fkat.data._shard_samplers import ShuffledShardSampler as S;"
+            "from fkat.data._shards.samplers import ShuffledShardSampler as S;"
             "print(*S([f'shard-{i}' for i in range(50)], seed=11).deal(6)[0])"
         )
         command = [sys.executable, "-c", script]

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, get_worker_info
 
 from fkat.data import DataModule
-from fkat.data._dataloader_config import ProfiledWorker
+from fkat.data._lightning.dataloader_config import ProfiledWorker
 from tests.lightning.loaders import Numbers
 from tests.lightning.training import QUIET, Model, Trainer
 

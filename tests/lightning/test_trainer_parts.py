@@ -12,7 +12,8 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.distributed import HashStore, distributed_c10d
 
-from fkat.data import DataModule, _lightning
+from fkat.data import DataModule
+from fkat.data._lightning import trainer as _lightning
 from tests.lightning.training import QUIET, Trainer
 
 PARTS = [

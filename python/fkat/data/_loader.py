@@ -10,10 +10,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 
 from fkat.data import _arguments as arguments
-from fkat.data._feed import Feed, LoaderStats
-from fkat.data._fingerprint import NO_TRAIL, Description, Trail
-from fkat.data._note import Delivered, Described, Ends, Event, Mark, Notice
-from fkat.data._producer_feed import RingOptions
+from fkat.data._source.fingerprint import NO_TRAIL, Description, Trail
+from fkat.data._source.note import Delivered, Described, Ends, Event, Mark, Notice
+from fkat.data._transport.feed import Feed, LoaderStats
+from fkat.data._transport.producer_feed import RingOptions
 from fkat.data.errors import CorruptSegmentError, ProducerDiedError, StalledError
 
 T_co = TypeVar("T_co", covariant=True)

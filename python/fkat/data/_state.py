@@ -8,10 +8,9 @@ the last, so that ``torch.distributed.checkpoint`` can plan to load it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
-from fkat.data._fingerprint import explain
 from fkat.data.errors import ResumeMismatchError, StateError
 
 VERSION = 1
@@ -118,6 +117,15 @@ def object_to(found: list[str], strict: bool) -> None:
     if strict:
         raise ResumeMismatchError(text)
     warnings.warn(text, stacklevel=3)
+
+
+def explain(found: Iterable[str], where: str) -> str:
+    """The text of an error or a warning about differences."""
+    return (
+        f"the data is not what it was when the state was saved ({where}): {'; '.join(found)}. "
+        "Resume with the dataset, sampler, batch size and seed of before, or call "
+        "load_state_dict(state, strict=False) to go on all the same"
+    )
 
 
 def _is(value: Any, types: Kind) -> bool:

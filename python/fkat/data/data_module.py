@@ -13,11 +13,12 @@ from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.utilities import rank_zero_warn
 
 from fkat.data import _arguments as arguments
-from fkat.data import _lightning, _state
-from fkat.data._dataloader_config import STAGES, STAGES_OF, Config, check_configs
-from fkat.data._finished import Finished
-from fkat.data._foreign import as_resumable
-from fkat.data._stage_loaders import StageLoaders
+from fkat.data import _state
+from fkat.data._lightning import trainer as _lightning
+from fkat.data._lightning.dataloader_config import STAGES, STAGES_OF, Config, check_configs
+from fkat.data._lightning.finished import Finished
+from fkat.data._lightning.foreign import as_resumable
+from fkat.data._lightning.stage_loaders import StageLoaders
 
 _KIND = "DataModule"
 _KEYS: dict[str, _state.Kind] = {
@@ -225,14 +226,13 @@ class DataModule(LightningDataModule):
             state = self._at_rest  # the same trainer, with a new loader or in another fit()
         if not state:
             return
-        knows_ranks = hasattr(train.loader, "merge_state_dicts")
-        if state["world_size"] != trainer.world_size and not knows_ranks:
+        train.restore(state["train"], num_finished, self._strict)
+        if state["world_size"] != trainer.world_size and not train.is_elastic:
             rank_zero_warn(
                 f"the checkpoint was saved by {state['world_size']} processes and is loaded by "
                 f"{trainer.world_size}: each goes on at the same microbatch of its own part of the "
                 "data, and the parts are not what they were"
             )
-        train.restore(state["train"], num_finished, self._strict)
 
 
 def _is_ours(state_dict: Any) -> bool:

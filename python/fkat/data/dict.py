@@ -10,10 +10,10 @@ import torch
 
 from fkat.data import _arguments as arguments
 from fkat.data import _state as state
-from fkat.data._child import Record
-from fkat.data._children import KIND, check_state, new_child
-from fkat.data._feed import LoaderStats
-from fkat.data._named import with_name
+from fkat.data._mixture.child import Record
+from fkat.data._mixture.children import KIND, check_state, new_child
+from fkat.data._mixture.named import with_name
+from fkat.data._transport.feed import LoaderStats
 from fkat.data.errors import StalledError
 from fkat.data.samplers import _turns as mixing
 from fkat.data.samplers.strategies import SamplerStrategy

@@ -11,25 +11,25 @@ from typing import Any
 import torch
 
 from fkat.data import _arguments as arguments
-from fkat.data import _shard_state as shard_state
-from fkat.data._feed import Feed, LoaderStats
 from fkat.data._loader import FedLoader, Place, T_co
-from fkat.data._local_feed import LocalFeed
-from fkat.data._note import Mark
-from fkat.data._producer_feed import ProducerFeed
 from fkat.data._seeding import Seeder
-from fkat.data._shard_factory import DataLoaderFactory
-from fkat.data._shard_feed import ShardFeed
-from fkat.data._shard_files import FsShardSampler
-from fkat.data._shard_merge import merge
-from fkat.data._shard_samplers import (
+from fkat.data._shards import state as shard_state
+from fkat.data._shards.factory import DataLoaderFactory
+from fkat.data._shards.feed import ShardFeed
+from fkat.data._shards.files import FsShardSampler
+from fkat.data._shards.merge import merge
+from fkat.data._shards.names import Shard
+from fkat.data._shards.samplers import (
     DistributedDataParallelShardSampler,
     ShardSampler,
     ShuffledShardSampler,
     as_sampler,
 )
-from fkat.data._shard_source import ShardResume, ShardWork
-from fkat.data._shards import Shard
+from fkat.data._shards.source import ShardResume, ShardWork
+from fkat.data._source.note import Mark
+from fkat.data._transport.feed import Feed, LoaderStats
+from fkat.data._transport.local_feed import LocalFeed
+from fkat.data._transport.producer_feed import ProducerFeed
 
 __all__ = [
     "DataLoaderFactory",

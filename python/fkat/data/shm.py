@@ -13,15 +13,15 @@ from torch import distributed
 from fkat.data import _arguments as arguments
 from fkat.data import _state as state
 from fkat.data._factory import DataLoaderFactory
-from fkat.data._feed import Feed, LoaderStats
-from fkat.data._fingerprint import Description, Start, Trail
-from fkat.data._indices import WHOLE, Part
 from fkat.data._loader import INT64_MAX, FedLoader, Place, T_co
-from fkat.data._local_feed import LocalFeed
-from fkat.data._producer_feed import ProducerFeed
 from fkat.data._seeding import Seeder
-from fkat.data._stateful import from_checkpoint, to_checkpoint
-from fkat.data._work import LoaderWork, Resume
+from fkat.data._source.fingerprint import Description, Start, Trail
+from fkat.data._source.indices import WHOLE, Part
+from fkat.data._source.stateful import from_checkpoint, to_checkpoint
+from fkat.data._transport.feed import Feed, LoaderStats
+from fkat.data._transport.local_feed import LocalFeed
+from fkat.data._transport.producer_feed import ProducerFeed
+from fkat.data._transport.work import LoaderWork, Resume
 from fkat.data.errors import StateError
 
 __all__ = ["DataLoaderFactory", "LoaderStats", "ShmDataLoader"]

@@ -1,0 +1,1 @@
+"""What is behind `fkat.data.data_module`: everything that knows how Lightning works."""

@@ -1,0 +1,56 @@
+"""A feed from several, each with its own producer, that take turns shard by shard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
+from operator import add
+
+import torch
+
+from fkat.data._source.note import Produced, ShardDone
+from fkat.data._transport.feed import Feed, LoaderStats
+
+
+class ShardFeed:
+    """Delivers shards in order: the first of the first feed, the first of the second, and so on.
+
+    Args:
+        feeds: At least one.
+        is_lazy: A pass of the one feed is a single shard; the next is asked for when it is done.
+    """
+
+    def __init__(self, feeds: Sequence[Feed], is_lazy: bool) -> None:
+        self._feeds = feeds
+        self._is_lazy = is_lazy
+        self._epoch = 0
+        self._num_done = 0  # shards, in this pass
+        self._num_skipped = 0
+
+    def begin_pass(self, epoch: int, start: int = 0) -> None:
+        self._epoch = epoch
+        self._num_done = start
+        for feed in self._feeds:
+            feed.begin_pass(epoch, start)
+
+    def next(self, device: torch.device | None) -> Produced:
+        # Whose turn it is: when that one has nothing left, neither have those after it.
+        produced = self._feeds[self._num_done % len(self._feeds)].next(device)
+        if type(produced) is ShardDone:
+            self._num_done += 1
+            self._num_skipped += produced.was_skipped
+            if self._is_lazy:
+                self._feeds[0].begin_pass(self._epoch, self._num_done)
+        return produced
+
+    def length(self) -> int | None:
+        return None
+
+    def stats(self) -> LoaderStats:
+        total = reduce(add, (feed.stats() for feed in self._feeds))
+        return replace(total, num_skipped_shards=self._num_skipped)
+
+    def stop(self) -> None:
+        for feed in self._feeds:
+            feed.stop()

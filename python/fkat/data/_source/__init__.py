@@ -1,0 +1,1 @@
+"""What the user's factory returned, as a stream of microbatches that can begin anywhere."""

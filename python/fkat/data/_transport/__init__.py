@@ -1,0 +1,1 @@
+"""Microbatches from a producer process, or from this thread, to a loader."""

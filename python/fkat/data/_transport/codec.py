@@ -1,0 +1,274 @@
+"""A microbatch, taken apart into a structure and its leaves, and put together again.
+
+The structure is a pickle of the microbatch in which every plain tensor and array is replaced by its
+number. So any container that can be pickled works, the bytes of tensors are never pickled, and one
+object that appears twice stays one object. Leaves are handed to the ring as DLPack capsules
+(tensors) and buffers (arrays).
+
+What is not a plain leaf is pickled as a call on plain leaves (a tensor that requires grad, a dtype
+that DLPack lacks, a sparse tensor, a structured array), or as its class wants (subclasses).
+"""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch._C import _from_dlpack, _to_dlpack
+
+from fkat.data._transport.locate import describe_unpicklable
+
+# Dtypes by what can hide behind them: a lazy conjugation, a lazy negation, or nothing.
+_COMPLEX = ("complex64", "complex128")
+_FLOATING = (
+    *("float16", "bfloat16", "float32", "float64"),
+    *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
+)
+_INTEGRAL = (
+    *("bool", "uint8", "uint16", "uint32", "uint64"),
+    *("int8", "int16", "int32", "int64"),
+)
+
+from_dlpack: Callable[[Any], torch.Tensor] = _from_dlpack
+asarray: Callable[[Any], np.ndarray[Any, Any]] = np.asarray
+
+
+def _never(_: torch.Tensor) -> bool:
+    return False
+
+
+def _is_lazy(tensor: torch.Tensor) -> bool:
+    """Whether the memory is to be conjugated or negated when read; DLPack would not say so."""
+    return tensor.is_conj() or tensor.is_neg()
+
+
+def _survives_dlpack(dtype: torch.dtype) -> bool:
+    """Whether this torch sends the dtype through DLPack and gets it back: releases differ."""
+    try:
+        return from_dlpack(_to_dlpack(torch.empty(1, dtype=dtype))).dtype == dtype
+    except (RuntimeError, BufferError):
+        return False
+
+
+def _plain_dtypes() -> dict[torch.dtype, Callable[[torch.Tensor], bool]]:
+    checks = ((_COMPLEX, _is_lazy), (_FLOATING, torch.Tensor.is_neg), (_INTEGRAL, _never))
+    known = ((getattr(torch, name, None), check) for names, check in checks for name in names)
+    return {dtype: check for dtype, check in known if dtype and _survives_dlpack(dtype)}
+
+
+_LAZY_CHECK_OF_PLAIN_DTYPE = _plain_dtypes()
+_PLAIN_ARRAY_CHARS = frozenset("?bhilqBHILQefdFD")
+_VIEWABLE_ARRAY_KINDS = frozenset("biufcmMSUV")
+
+
+def encode(microbatch: Any, prefix: bytes = b"") -> tuple[bytes, list[Any]]:
+    """Take a microbatch apart.
+
+    Args:
+        microbatch: Any object that can be pickled, with tensors and arrays anywhere in it.
+        prefix: What to put before the structure.
+
+    Returns:
+        The structure, and the leaves as DLPack capsules and objects with the buffer protocol. The
+        leaves view the memory of the microbatch.
+
+    Raises:
+        TypeError: Something in it cannot be pickled; names its place.
+    """
+    file = io.BytesIO()
+    file.write(prefix)
+    pickler = pickle.Pickler(file, protocol=5)
+    encoder = _Encoder()
+    # Looked up by exact type, before anything a class says about itself; what appears again is
+    # found in the pickler's memo.
+    pickler.dispatch_table = {
+        **copyreg.dispatch_table,
+        torch.Tensor: encoder.reduce_tensor,
+        np.ndarray: encoder.reduce_array,
+    }
+    try:
+        pickler.dump(microbatch)
+    except Exception as error:
+        raise TypeError(describe_unpicklable(microbatch, "microbatch", encode, error)) from error
+    return file.getvalue(), encoder.leaves
+
+
+def decode(
+    structure: bytes,
+    leaves: Sequence[Any],
+    device: torch.device | None = None,
+    prefix_nbytes: int = 0,
+) -> Any:
+    """Put a microbatch together from its structure and its leaves (tensors and arrays).
+
+    Args:
+        structure: What `encode` returned.
+        leaves: Tensors and arrays that view, or are copies of, the leaves that it returned.
+        device: Where to move the tensors among them first; None leaves them where they are.
+        prefix_nbytes: Length of the prefix that it was given.
+    """
+    if device is not None:
+        leaves = [leaf.to(device) if type(leaf) is torch.Tensor else leaf for leaf in leaves]
+    file = io.BytesIO(structure)
+    file.seek(prefix_nbytes)
+    decoder = _Decoder(file)
+    decoder.leaves = leaves
+    return decoder.load()
+
+
+def move(microbatch: Any, device: torch.device) -> Any:
+    """A copy of a microbatch with its tensors on ``device``."""
+    structure, leaves = encode(microbatch)
+    tensors = [leaf if isinstance(leaf, np.ndarray) else from_dlpack(leaf) for leaf in leaves]
+    return decode(structure, tensors, device)
+
+
+def _leaf(number: int) -> NoReturn:
+    """Stands in the structure for a leaf; never called, since the decoder knows the leaves."""
+    raise AssertionError(f"leaf {number} of a structure that was not given to decode()")
+
+
+class _Decoder(pickle.Unpickler):
+    leaves: Sequence[Any]
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name == _leaf.__name__ and module == __name__:
+            return self.leaves.__getitem__
+        return super().find_class(module, name)
+
+
+class _Encoder:
+    """Collects leaves while the pickler walks the microbatch; how to pickle tensors and arrays."""
+
+    def __init__(self) -> None:
+        self.leaves: list[Any] = []
+
+    def reduce_tensor(self, tensor: torch.Tensor) -> Any:
+        """As ``__reduce_ex__``. Called for every tensor: the hottest code of the producer."""
+        is_lazy = _LAZY_CHECK_OF_PLAIN_DTYPE.get(tensor.dtype)
+        if is_lazy is None or tensor.requires_grad or is_lazy(tensor):
+            return _reduce_unusual_tensor(tensor)
+        try:
+            is_dense = tensor.is_contiguous() or _is_dense(tensor)
+            self.leaves.append(_to_dlpack(tensor if is_dense else tensor.clone()))
+        except (RuntimeError, BufferError):  # no memory to look at: sparse, nested, meta
+            return _reduce_unusual_tensor(tensor)
+        return _leaf, (len(self.leaves) - 1,)
+
+    def reduce_array(self, array: np.ndarray[Any, Any]) -> Any:
+        """As ``__reduce_ex__``."""
+        dtype = array.dtype
+        if dtype.char not in _PLAIN_ARRAY_CHARS or not dtype.isnative:
+            return _reduce_unusual_array(array)
+        self.leaves.append(array if array.flags.forc else array.copy(order="K"))
+        return _leaf, (len(self.leaves) - 1,)
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    """Whether the elements fill their memory without holes or overlap, in any order of strides."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
+
+
+def _reduce_unusual_tensor(tensor: torch.Tensor) -> Any:
+    if tensor.requires_grad:
+        if not tensor.is_leaf:
+            raise TypeError(
+                "a tensor computed from tensors that require grad cannot leave its process: "
+                "detach() it"
+            )
+        return _with_grad, (tensor.detach(),)
+    if tensor.layout is not torch.strided:
+        return _reduce_sparse(tensor)
+    if not tensor.is_cpu or tensor.is_quantized:
+        return _reduce_by_itself(tensor)
+    if _is_lazy(tensor):
+        return _itself, (tensor.resolve_conj().resolve_neg(),)
+    try:
+        # Not view(-1): a single element may have any stride, and then has no bytes to view.
+        row = tensor.contiguous().as_strided((tensor.numel(),), (1,))
+        flat = row.view(torch.uint8)
+    except RuntimeError:
+        return _reduce_by_itself(tensor)
+    return _from_raw, (flat, tensor.dtype, tuple(tensor.shape))
+
+
+def _reduce_sparse(tensor: torch.Tensor) -> Any:
+    """Sparse tensors as calls on their components.
+
+    Not torch's own way: unpickling puts each into a global list that only ``torch.load`` empties
+    (``torch._utils._sparse_tensors_to_validate``), and its slot would never be free again.
+    """
+    if tensor.layout is torch.sparse_coo:
+        parts = (tensor._indices(), tensor._values(), tensor.shape, tensor.is_coalesced())
+        return _sparse_coo, parts
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        indices = (tensor.crow_indices(), tensor.col_indices())
+    elif tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        indices = (tensor.ccol_indices(), tensor.row_indices())
+    else:
+        return _reduce_by_itself(tensor)
+    return _sparse_compressed, (*indices, tensor.values(), tensor.shape, tensor.layout)
+
+
+def _reduce_unusual_array(array: np.ndarray[Any, Any]) -> Any:
+    dtype = array.dtype
+    if dtype.hasobject or dtype.kind not in _VIEWABLE_ARRAY_KINDS or dtype.itemsize == 0:
+        return _reduce_by_itself(array)
+    is_fortran = array.flags.fnc
+    rows = array.T if is_fortran else array
+    flat = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
+    return _array_from_raw, (flat, dtype, rows.shape, is_fortran)
+
+
+def _reduce_by_itself(obj: Any) -> Any:
+    return obj.__reduce_ex__(5)
+
+
+def _with_grad(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.requires_grad_()
+
+
+def _itself(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def _sparse_coo(
+    indices: torch.Tensor, values: torch.Tensor, shape: torch.Size, is_coalesced: bool
+) -> torch.Tensor:
+    return torch.sparse_coo_tensor(
+        indices, values, shape, is_coalesced=is_coalesced, check_invariants=False
+    )
+
+
+def _sparse_compressed(
+    compressed: torch.Tensor,
+    plain: torch.Tensor,
+    values: torch.Tensor,
+    shape: torch.Size,
+    layout: torch.layout,
+) -> torch.Tensor:
+    return torch.sparse_compressed_tensor(
+        compressed, plain, values, shape, layout=layout, check_invariants=False
+    )
+
+
+def _from_raw(flat: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    return flat.view(dtype).view(shape)
+
+
+def _array_from_raw(
+    flat: np.ndarray[Any, Any], dtype: np.dtype[Any], shape: tuple[int, ...], is_fortran: bool
+) -> np.ndarray[Any, Any]:
+    rows = flat.view(dtype).reshape(shape)
+    return rows.T if is_fortran else rows

@@ -1,0 +1,61 @@
+"""Where a loader gets its microbatches from: another process, or this thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from fkat.data._source.note import Produced
+
+
+@dataclass(frozen=True)
+class LoaderStats:
+    """What a loader has delivered since its producer was started.
+
+    Attributes:
+        num_microbatches: Microbatches delivered.
+        nbytes: Bytes delivered through shared memory (0 without a producer process).
+        num_copies: Microbatches delivered as private copies, because too many were kept alive.
+        stall_s: Seconds that ``next()`` waited for data.
+        num_skipped_shards: Shards given up because of an error in them.
+    """
+
+    num_microbatches: int = 0
+    nbytes: int = 0
+    num_copies: int = 0
+    stall_s: float = 0.0
+    num_skipped_shards: int = 0
+
+    def __add__(self, other: LoaderStats) -> LoaderStats:
+        return LoaderStats(
+            self.num_microbatches + other.num_microbatches,
+            self.nbytes + other.nbytes,
+            self.num_copies + other.num_copies,
+            self.stall_s + other.stall_s,
+            self.num_skipped_shards + other.num_skipped_shards,
+        )
+
+
+class Feed(Protocol):
+    """A stream of microbatches. Used by one thread at a time."""
+
+    def begin_pass(self, epoch: int, start: int = 0) -> None:
+        """Start over with the first microbatch of ``epoch``; what is prefetched is dropped."""
+
+    def next(self, device: torch.device | None) -> Produced:
+        """The next microbatch, its tensors on ``device``, or what happens before it.
+
+        Raises:
+            StopIteration: The pass is over.
+        """
+
+    def length(self) -> int | None:
+        """Microbatches in the epoch; None when the source does not know."""
+
+    def stats(self) -> LoaderStats:
+        """What was delivered so far."""
+
+    def stop(self) -> None:
+        """Give everything back. May be called more than once."""

@@ -1,0 +1,60 @@
+"""A feed without a producer process: the same microbatches, made in the calling thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import torch
+
+from fkat.data._seeding import preserved_rng
+from fkat.data._source.note import Delivered, Produced
+from fkat.data._transport.codec import move
+from fkat.data._transport.feed import LoaderStats
+from fkat.data._transport.work import PassSource, Work
+
+
+class LocalFeed:
+    """Runs the user's code right here, so that a breakpoint in ``__getitem__`` works.
+
+    Seeds as the producer process does, and gives the trainer's random generators back afterwards.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._source: PassSource | None = None
+        self._produced: Iterator[Produced] = iter(())
+        self._epoch = 0
+        self._stats = LoaderStats()
+
+    def begin_pass(self, epoch: int, start: int = 0) -> None:
+        self._epoch = epoch
+        with preserved_rng():
+            self._produced = self._built_source().iterate(epoch, start)
+
+    def next(self, device: torch.device | None) -> Produced:
+        begin = time.perf_counter()
+        with preserved_rng():
+            produced = next(self._produced)
+        if isinstance(produced, Delivered):
+            if device is not None:
+                produced = produced._replace(microbatch=move(produced.microbatch, device))
+            waited_s = time.perf_counter() - begin
+            self._stats += LoaderStats(num_microbatches=1, stall_s=waited_s)
+        return produced
+
+    def length(self) -> int | None:
+        with preserved_rng():
+            return self._built_source().length(self._epoch)
+
+    def stats(self) -> LoaderStats:
+        return self._stats
+
+    def stop(self) -> None:
+        self._produced = iter(())
+        self._source = None
+
+    def _built_source(self) -> PassSource:
+        if self._source is None:
+            self._source = self._work.open()
+        return self._source

@@ -1,0 +1,136 @@
+"""The producer process: build the loader, then produce the passes that the trainer asks for.
+
+Runs until the trainer stops it or dies. Never touches an accelerator.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import context, reduction, util
+from typing import Any
+
+import torch
+
+from fkat.data import _core
+from fkat.data._source.note import Produced
+from fkat.data._transport.record import pack
+from fkat.data._transport.remote_error import dump_error
+from fkat.data._transport.work import PassSource, Work
+
+
+class InheritedFd:
+    """A file descriptor that reaches a child process under every start method.
+
+    Under fork it is simply inherited; otherwise it is handed over while the process is started.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __reduce__(self) -> tuple[Callable[[Any], InheritedFd], tuple[Any]]:
+        context.assert_spawning(self)
+        return _receive_fd, (reduction.DupFd(self.fd),)
+
+
+def _receive_fd(handle: Any) -> InheritedFd:
+    return InheritedFd(handle.detach())
+
+
+@dataclass(frozen=True)
+class ProducerArgs:
+    """What a producer process is started with."""
+
+    work: Work
+    ring_fd: InheritedFd
+    trainer_pidfd: InheritedFd
+    memory_budget_nbytes: int
+
+
+def main(args: ProducerArgs) -> None:
+    """Body of the producer process."""
+    _detach_from_trainer(args.trainer_pidfd.fd)
+    torch.set_num_threads(1)  # as DataLoader's workers do: one core a producer
+    ring = _core.Ring.attach(args.ring_fd.fd)
+    producer = _core.Producer(ring, args.memory_budget_nbytes)
+    with _profiled(args.work.profiler):
+        _serve(producer, args.work)
+    _exit_at_once()
+
+
+def _exit_at_once() -> None:
+    # As multiprocessing leaves a forked child. After spawn it would finalize the interpreter, which
+    # takes torch half a second that teardown() would wait for.
+    util._exit_function()  # type: ignore[attr-defined]  # ends the children of user code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _detach_from_trainer(trainer_pidfd: int) -> None:
+    # Handlers that fork inherits belong to the trainer: Lightning's would swallow SIGTERM.
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_DFL)
+    # Ctrl-C at a terminal goes to the whole foreground group. The trainer decides what it means; we
+    # and the workers that user code starts are told to stop by it, or die with it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see _sigint_blocked
+    with suppress(PermissionError):  # already a session leader
+        os.setpgid(0, 0)
+    _core.die_with(trainer_pidfd)
+
+
+def _serve(producer: _core.Producer, work: Work) -> None:
+    source: PassSource | None = None
+    previous = 0
+    while (pass_ := producer.await_pass(previous)) is not None:
+        previous = pass_.id
+        position = pass_.start
+        try:
+            if source is None:
+                source = work.open()
+            length = source.length(pass_.epoch)
+            producer.announce_length(_core.LENGTH_UNKNOWN if length is None else length)
+            for produced in _wanted(producer, pass_, source):
+                structure, leaves = pack(produced)
+                if not producer.publish(pass_, position, structure, leaves):
+                    break
+                position += 1
+                del produced, leaves  # before the next one is made, not after
+        except BaseException as error:  # user code: SystemExit and KeyboardInterrupt, too
+            producer.publish_error(pass_, position, dump_error(error))
+
+
+def _wanted(producer: _core.Producer, pass_: _core.Pass, source: PassSource) -> Iterator[Produced]:
+    """What a pass delivers, each made only once the trainer has room for it."""
+    microbatches = source.iterate(pass_.epoch, pass_.start)
+    position = pass_.start
+    while producer.await_grant(pass_):
+        try:
+            produced = next(microbatches)
+        except StopIteration:
+            producer.publish_end(pass_, position)
+            return
+        yield produced
+        del produced  # before the next one is made: they can be large
+        position += 1
+
+
+@contextmanager
+def _profiled(profiler: Any) -> Iterator[None]:
+    """Run the producer under a Lightning profiler, whose report gets the pid as a suffix."""
+    if profiler is None:
+        yield
+        return
+    profiler.filename = f"{profiler.filename or 'fkat.data-producer'}-{os.getpid()}"
+    profiler.start("fkat.data producer")
+    try:
+        yield
+    finally:
+        profiler.stop("fkat.data producer")
+        profiler.describe()
+        profiler.teardown(stage=None)

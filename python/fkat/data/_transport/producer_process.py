@@ -1,0 +1,171 @@
+"""The trainer's handle on a producer process: start it, notice its death, end it."""
+
+from __future__ import annotations
+
+import operator
+import os
+import pickle
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker, util
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from fkat.data import _core
+from fkat.data._transport.locate import describe_unpicklable
+from fkat.data._transport.producer import InheritedFd, ProducerArgs, main
+from fkat.data._transport.work import Work
+from fkat.data.errors import ProducerDiedError
+
+_GRACE_S = 0.5  # for user code to return, before the producer is killed
+_PROFILER_GRACE_S = 10.0  # for a profiler to write its report
+
+
+class ProducerProcess:
+    """A running producer, stopped at the latest when this object is collected or Python exits.
+
+    Args:
+        work: What to produce.
+        ring: The ring to produce into.
+        memory_budget_nbytes: What its slots may hold.
+        context: How to start the process.
+
+    Raises:
+        TypeError: Under spawn or forkserver, something in ``work`` cannot be pickled; names it.
+    """
+
+    def __init__(
+        self, work: Work, ring: _core.Ring, memory_budget_nbytes: int, context: BaseContext
+    ) -> None:
+        self._process = _start(work, ring, memory_budget_nbytes, context)
+        self.pid: int = self._process.pid or 0
+        # Not daemonic: user code may have children. Then multiprocessing joins it at exit, after
+        # running the finalizers of positive priority; this one tells it to stop.
+        grace_s = _GRACE_S if work.profiler is None else _PROFILER_GRACE_S
+        self.stop = util.Finalize(self, _stop, args=(ring, self._process, grace_s), exitpriority=10)
+
+    def open_pidfd(self) -> int:
+        """A file descriptor that is readable once the process has exited; the caller closes it."""
+        try:
+            return os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            raise self.death() from None
+
+    def death(self) -> ProducerDiedError:
+        """The error that says how the process, which has exited, came to its end."""
+        _end_group(self.pid)
+        self._process.join(1.0)
+        exit_code = self._process.exitcode
+        if exit_code is None:
+            how = "is gone"
+        elif exit_code < 0:
+            how = f"was killed by {_signal_name(-exit_code)}"
+            if -exit_code == signal.SIGKILL:
+                how += " (perhaps by the kernel, for want of memory: see dmesg)"
+        else:
+            how = f"exited with code {exit_code} in the middle of its work"
+        message = (
+            f"the producer (pid {self.pid}) {how}; every microbatch that it had published was "
+            "delivered"
+        )
+        return ProducerDiedError(message, self.pid, exit_code)
+
+
+def _start(
+    work: Work, ring: _core.Ring, memory_budget_nbytes: int, context: BaseContext
+) -> BaseProcess:
+    trainer_pidfd = os.pidfd_open(os.getpid())
+    try:
+        args = ProducerArgs(
+            work, InheritedFd(ring.fd), InheritedFd(trainer_pidfd), memory_budget_nbytes
+        )
+        process: BaseProcess = context.Process(  # type: ignore[attr-defined]
+            target=main, args=(args,), name=_NameDeafToSigint("fkat.data producer"), daemon=False
+        )
+        try:
+            with _sigint_blocked(context):
+                process.start()
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            if _can_pickle(work):
+                raise
+            raise TypeError(
+                describe_unpicklable(work.factory, "dataloader_factory", pickle.dumps, error)
+                + f"; or use multiprocessing_context='fork' instead of "
+                f"{context.get_start_method()!r}"
+            ) from error
+        return process
+    finally:
+        os.close(trainer_pidfd)
+
+
+class _NameDeafToSigint(str):
+    """A process's name; the interpreter that unpickles it ignores SIGINT from there on.
+
+    Ctrl-C at a terminal reaches a new interpreter, too. Under spawn and forkserver the name is
+    among the first that multiprocessing sends there, before it imports ``__main__`` and with it
+    torch (which would abort). Python's own functions do it, for our modules import torch as well.
+    """
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return operator.getitem, ([str(self), _IgnoredSigint()], 0)
+
+
+class _IgnoredSigint:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return signal.signal, (signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _sigint_blocked(context: BaseContext) -> Iterator[None]:
+    """Keep Ctrl-C from a new interpreter until it has read its name.
+
+    Only under spawn: fork is done in a moment, and a forkserver would hand the mask to others.
+    """
+    if context.get_start_method() != "spawn":
+        yield
+        return
+    resource_tracker.ensure_running()  # starting it later would unblock the signal again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_group(pid: int) -> None:
+    """Kill the workers that a dead producer leaves (torch's own notice after 5 s)."""
+    with suppress(OSError):
+        # While we have not reaped it its number belongs to nobody else.
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _can_pickle(work: Work) -> bool:
+    try:
+        pickle.dumps(work)
+    except Exception:
+        return False
+    return True
+
+
+def _stop(ring: _core.Ring, process: BaseProcess, grace_s: float) -> None:
+    ring.stop()
+    process.join(grace_s)
+    if process.exitcode is None and process.pid is not None:
+        with suppress(ProcessLookupError, PermissionError):
+            # It leads a group of its own, with the workers that user code started.
+            if os.getpgid(process.pid) == process.pid:
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.join()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,86 @@
+"""What a producer is to do: everything that the user said about the data, and where to begin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fkat.data._seeding import Seeder
+from fkat.data._source.fingerprint import Start
+from fkat.data._source.indices import WHOLE, Part
+from fkat.data._source.note import Produced
+from fkat.data._source.source import Source
+
+
+class PassSource(Protocol):
+    """Microbatches by pass; lives in the producer."""
+
+    def iterate(self, epoch: int, start: int) -> Iterator[Produced]:
+        """What to deliver of ``epoch``; ``start`` is what the trainer began the pass with."""
+
+    def length(self, epoch: int) -> int | None:
+        """Microbatches in ``epoch``, those before a resume included; None when not known."""
+
+
+class Work(Protocol):
+    """Can be pickled where a producer is not forked."""
+
+    @property
+    def factory(self) -> Callable[..., Iterable[Any]]:
+        """The user's function, to be named when it cannot be pickled."""
+
+    @property
+    def profiler(self) -> Any:
+        """A Lightning profiler to run the producer under, or None."""
+
+    def open(self) -> PassSource:
+        """Run the user's factory."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """An epoch that does not begin at its beginning.
+
+    Attributes:
+        epoch: Which one.
+        start: Where it begins.
+        num_finished: Microbatches of it that each rank has had before.
+    """
+
+    epoch: int
+    start: Start
+    num_finished: int
+
+
+@dataclass(frozen=True)
+class LoaderWork:
+    """The microbatches of one loader, epoch after epoch."""
+
+    factory: Callable[[], Iterable[Any]]
+    seeder: Seeder
+    profiler: Any = None
+    part: Part = WHOLE
+    resume: Resume | None = None
+
+    def open(self) -> PassSource:
+        """Run the user's factory."""
+        return _LoaderPasses(self)
+
+
+class _LoaderPasses:
+    def __init__(self, work: LoaderWork) -> None:
+        self._source = Source(work.factory, work.seeder, work.part)
+        self._resume = work.resume
+
+    def iterate(self, epoch: int, start: int) -> Iterator[Produced]:
+        del start
+        if self._resume is not None and self._resume.epoch == epoch:
+            return self._source.iterate(epoch, self._resume.start)
+        return self._source.iterate(epoch)
+
+    def length(self, epoch: int) -> int | None:
+        if self._resume is None or self._resume.epoch != epoch:
+            return self._source.length()
+        rest = self._source.length(self._resume.start)
+        return None if rest is None else self._resume.num_finished + rest
