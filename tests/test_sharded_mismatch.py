@@ -296,3 +296,37 @@ def test_wrong_indices_are_refused(indices, words):
     with pytest.raises(StateError, match=words):
         loader.load_state_dict({"all_rank_indices": indices})
     assert sorted(ids_in(epochs_of(loader, 1)[0])) == all_ids([6] * 4)
+
+
+def of_differing_batches(shard):
+    return DataLoader(range(12), batch_size=2 + SHARDS.index(shard) % 3)
+
+
+def test_shards_may_differ_among_themselves():
+    loader = new_loader(SHARDS, of_differing_batches)
+    states = [loader.state_dict()]
+    for _ in range(18):
+        next(loader)
+        states.append(loader.state_dict())
+    for done, state in enumerate(states[11:-1], 11):  # two shards, at least, have been seen
+        loader = new_loader(SHARDS, of_differing_batches)
+        loader.load_state_dict(state)
+        next(loader)
+        assert loader.state_dict() == states[done + 1]
+
+
+def test_a_shard_that_has_grown_is_noticed():
+    def grown(shard):
+        return DataLoader(range(13), batch_size=2)
+
+    def before(shard):
+        return DataLoader(range(12), batch_size=2)
+
+    loader = new_loader(SHARDS, before)
+    for _ in range(8):
+        next(loader)
+    state = loader.state_dict()
+    loader = new_loader(SHARDS, grown)
+    loader.load_state_dict(state)
+    with pytest.raises(ResumeMismatchError, match=r"len\(dataset\) was 12, is 13"):
+        next(loader)

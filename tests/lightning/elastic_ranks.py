@@ -103,8 +103,9 @@ def saved_by_two(rank, folder):
         setting = Ours(count=COUNTS[kind])
         for cut in other_cuts(COUNTS[kind]):
             path = folder / f"two-{kind}-{cut}.ckpt"
-            yield path.stem, fit_as_rank(
-                kind, setting, cut, path, factory=partial(new_loader, 2, rank)
+            yield (
+                path.stem,
+                fit_as_rank(kind, setting, cut, path, factory=partial(new_loader, 2, rank)),
             )
 
 
@@ -115,11 +116,14 @@ def saved_by_one(rank, folder):
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
             after = fit_as_rank(kind, setting, resume=path, factory=factory)
-        yield path.stem, {
-            "after": after,
-            "whole": fit_as_rank(kind, setting, factory=factory),
-            "warnings": [str(w.message) for w in seen if "processes" in str(w.message)],
-        }
+        yield (
+            path.stem,
+            {
+                "after": after,
+                "whole": fit_as_rank(kind, setting, factory=factory),
+                "warnings": [str(w.message) for w in seen if "processes" in str(w.message)],
+            },
+        )
 
 
 if __name__ == "__main__":

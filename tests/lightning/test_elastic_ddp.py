@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from fkat.data import DataModule
 from tests.lightning.elastic_ranks import ALONE, COUNTS, OTHER, SAME, fit, other_cuts, same_cuts
-from tests.lightning.ours import Ours, mixture, single
-from tests.lightning.training import Cut
+from tests.lightning.ours import Ours
+from tests.lightning.training import Cut, Model
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's own
@@ -136,14 +137,32 @@ class TestByOneRank:
         name = f"two-{kind}-{Cut('on_train_batch_end', 4)}"
         ids = [i for rank in ranks for i in rank["saved_by_two"][name]]
         path = tmp_path / "cut.ckpt"
-        ids += resume_alone(
-            kind, folder / f"{name}.ckpt", Cut("on_train_batch_end", 6), path
-        )
+        ids += resume_alone(kind, folder / f"{name}.ckpt", Cut("on_train_batch_end", 6), path)
         ids += resume_alone(kind, path)
         epochs = alone(kind)
         n = len(epochs[0])
         assert sorted(ids[:n]) == sorted(epochs[0])
         assert ids[n:] == epochs[1] + epochs[2]
+
+    @pytest.mark.parametrize("count", [4, 9])
+    def test_its_loader_is_built_anew_once_where_an_epoch_is_of_another_length(
+        self, ranks, folder, count
+    ):
+        hook = "on_train_epoch_end" if count == 9 else "on_train_batch_end"
+        built = []
+
+        def factory():
+            loader = OTHER["dealt"](1, 0)
+            built.append(loader)
+            return loader
+
+        path = folder / f"two-dealt-{Cut(hook, count)}.ckpt"
+        model, trainer = Model(), Ours().new_trainer()
+        trainer.fit(
+            model, datamodule=DataModule({"train": factory}), ckpt_path=path, weights_only=True
+        )
+        assert len(built) == (2 if count == 4 else 1)
+        assert trainer.reload_dataloaders_every_n_epochs == 0
 
 
 class TestByMoreRanks:

@@ -1,15 +1,17 @@
-"""Every loader of this package in every stage: its device, its end, and what it leaves behind."""
+"""Every loader of this package in every stage: its device, its end, and other numbers of ranks."""
 
 from __future__ import annotations
 
 import functools
+import re
+import warnings
 
 import pytest
 import torch
 
 from fkat.data import DataModule
-from tests.lightning.ours import MixtureModel, mixture, sharded, single
-from tests.lightning.training import QUIET, CutOffError, Trainer
+from tests.lightning.ours import MixtureModel, Open, Ours, mixture, sharded, single
+from tests.lightning.training import QUIET, Cut, CutOffError, Trainer, train
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's own
 
@@ -28,6 +30,14 @@ def of_both(**options):
 
 EACH_LOADER = pytest.mark.parametrize("new_loader", [of_single, of_sharded, of_both])
 STAGES = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": ["predict"]}
+
+
+def dealt(first):
+    return single(4, first, named=True, dp_size=1)
+
+
+def plain(first):
+    return Open(named=True)([first, first + 1])
 
 
 class AnyModel(MixtureModel):
@@ -81,3 +91,27 @@ def test_an_exception_leaves_no_process(hook, new_loader):
     factory = functools.partial(new_loader, multiprocessing=True)
     with pytest.raises(CutOffError):
         run("fit", DataModule({"train": factory, "val": factory}), model)
+
+
+@pytest.mark.parametrize(
+    ("children", "is_warned_of"),
+    [({"a": dealt}, False), ({"a": dealt, "b": plain}, True)],
+    ids=["all dealt by us", "one by its factory"],
+)
+def test_another_number_of_processes_is_warned_of_where_parts_change(
+    children, is_warned_of, tmp_path
+):
+    def factory():
+        return mixture(**{name: new(100 * i) for i, (name, new) in enumerate(children.items())})
+
+    path = tmp_path / "cut.ckpt"
+    train(Ours(), Cut("on_train_batch_end", 2), path, factory=factory, model=MixtureModel())
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["DataModule"]["world_size"] = 4
+    torch.save(checkpoint, path)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        train(Ours(), resume=path, factory=factory, model=MixtureModel())
+    told = [re.search(r"saved by \d processes and is loaded by \d", str(w.message)) for w in seen]
+    expected = ["saved by 4 processes and is loaded by 1"] if is_warned_of else []
+    assert [match[0] for match in told if match] == expected

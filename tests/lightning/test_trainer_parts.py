@@ -27,6 +27,7 @@ PARTS = [
     "interrupted",
     "profiler",
     "received_sigterm",
+    "reload_dataloaders_every_n_epochs",
     "state.fn",
     "world_size",
 ]

@@ -25,8 +25,8 @@ from fkat.data._shards.samplers import (
     ShuffledShardSampler,
     as_sampler,
 )
-from fkat.data._shards.source import ShardResume, ShardWork
-from fkat.data._source.note import Mark
+from fkat.data._shards.source import ShardResume, ShardWork, common_facts
+from fkat.data._source.note import Described, Event, Mark
 from fkat.data._transport.feed import Feed, LoaderStats
 from fkat.data._transport.local_feed import LocalFeed
 from fkat.data._transport.producer_feed import ProducerFeed
@@ -224,6 +224,14 @@ class ShardedDataLoader(FedLoader[T_co]):
         shard = self._first_shard + mark.shard
         if shard != self._sampler.index - self._num_shard_prefetches:
             self._move_sampler(shard)
+
+    def _take_note(self, event: Event) -> None:
+        if isinstance(event, Described):
+            # What is the same in all shards so far, and what is the present one's own.
+            shared = common_facts(self._described or event.source, event.source)
+            own = set(event.source) - set(common_facts(event.source, event.source))
+            event = Described((*shared, *(fact for fact in event.source if fact in own)))
+        super()._take_note(event)
 
     def _move_sampler(self, shard: int) -> None:
         """What a sampler would have handed out by now, for whoever looks at it."""

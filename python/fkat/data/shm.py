@@ -239,6 +239,7 @@ def _read(state_dict: dict[str, Any]) -> tuple[Place, Description]:
     try:
         trail = Trail.from_list(fingerprint["trail"])
         described = tuple((name, value) for name, value in fingerprint["source"])
+        dict(described)  # names that are none
     except (TypeError, ValueError) as error:
         raise StateError(f"the fingerprint in this state of ShmDataLoader: {error}") from error
     inner = from_checkpoint(state_dict["inner"])

@@ -92,7 +92,7 @@ def begin_pass_anew(trainer: Trainer) -> None:
         iter(fetcher)
 
 
-def reload_before_next_epoch(trainer: Trainer) -> Callable[[], None]:
+def reload_before_next_epoch(trainer: Any) -> Callable[[], None]:
     """Make the trainer ask for its loaders anew before the next epoch, and after.
 
     Returns:

@@ -12,7 +12,7 @@ from fkat.data._seeding import Seeder
 from fkat.data._shards.names import Shard
 from fkat.data._shards.plan import Dealing, Piece, Position, own_pieces
 from fkat.data._shards.samplers import ShardSampler
-from fkat.data._source.fingerprint import Description, Start, Trail, differences
+from fkat.data._source.fingerprint import Description, Start, Trail
 from fkat.data._source.note import (
     NO_DIGEST,
     Delivered,
@@ -23,12 +23,11 @@ from fkat.data._source.note import (
     ShardDone,
 )
 from fkat.data._source.source import Source
-from fkat.data._state import explain
 from fkat.data._transport.remote_error import with_text
 from fkat.data._transport.work import PassSource
 from fkat.data.errors import ResumeMismatchError
 
-_LENGTHS = "len("  # facts that differ from shard to shard
+SHARD = "number of the shard"  # in its epoch: the fact that says which shard is described
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class ShardResume:
     Attributes:
         epoch: Which one.
         dealings: How it was divided before, and how far the ranks got.
-        described: What a shard's loader was made of.
+        described: What the loader of the shard described last was made of.
         is_same_part: Whether a rank draws the same indices of a shard as the one that read it.
         is_strict: Whether a difference is an error.
     """
@@ -88,7 +87,7 @@ class _ShardPasses:
     def __init__(self, work: ShardWork) -> None:
         self._work = work
         self._own: list[Piece]  # of this rank, in the epoch of the pass
-        self._is_described: bool  # whether a shard's loader was, in this epoch
+        self._is_compared: bool  # whether a shard's loader was, with the state resumed from
 
     def length(self, epoch: int) -> int | None:
         del epoch
@@ -100,7 +99,7 @@ class _ShardPasses:
         if start == 0:  # else a lazy one goes on in its epoch
             dealings = () if resume is None else resume.dealings
             self._own = own_pieces(work.sampler, epoch, dealings, partial(self._locate, epoch))
-            self._is_described = False
+            self._is_compared = resume is None
         whose = slice(work.producer, None, work.num_producers)
         turns = self._own[start : start + 1] if work.is_lazy else self._own[whose]
         for piece in turns:
@@ -140,17 +139,22 @@ class _ShardPasses:
     def _piece(self, epoch: int, piece: Piece, resume: ShardResume | None) -> Iterator[Produced]:
         """What is left of one shard."""
         start = Start(piece.begin, piece.inner)
-        if resume is not None:
-            start = replace(start, is_same_part=resume.is_same_part, is_strict=resume.is_strict)
         was_skipped = False
         try:
             source = self._open(piece)
-            stream = source.iterate(epoch, start)
-            described = next(stream)
             is_empty = source.length() == 0  # and says nothing of the others
-            if isinstance(described, Described) and not (self._is_described or is_empty):
-                self._is_described = True
-                yield from self._compare(resume, described.source)
+            if resume is not None:
+                described = () if is_empty else self._expected(resume, piece)
+                start = replace(
+                    start,
+                    described=described,
+                    is_same_part=resume.is_same_part,
+                    is_strict=resume.is_strict,
+                )
+            stream = source.iterate(epoch, start)
+            now = next(stream)
+            if isinstance(now, Described) and not is_empty:
+                yield Described((*now.source, (SHARD, piece.number)))
             yield from map(partial(_placed, piece, piece is self._own[-1]), stream)
         except Exception as error:
             if not self._work.skips_errors or isinstance(error, ResumeMismatchError):
@@ -159,15 +163,20 @@ class _ShardPasses:
             yield Notice(f"skipped, because of {type(error).__name__} {_named(error, piece)}")
         yield ShardDone(piece.turn, was_skipped)
 
-    def _compare(self, resume: ShardResume | None, source: Description) -> Iterator[Produced]:
-        described = tuple(fact for fact in source if not fact[0].startswith(_LENGTHS))
-        if self._work.producer == 0:
-            yield Described(described)
-        if resume is not None and (found := differences(resume.described, described)):
-            text = explain(found, f"epoch {resume.epoch}")
-            if resume.is_strict:
-                raise ResumeMismatchError(text)
-            yield Notice(text)
+    def _expected(self, resume: ShardResume, piece: Piece) -> Description:
+        """What the loader of the first piece should be made of; of each later one, anything."""
+        if self._is_compared:
+            return ()
+        self._is_compared = True
+        before = resume.described
+        if dict(before).get(SHARD) == piece.number:
+            return tuple(fact for fact in before if fact[0] != SHARD)
+        return common_facts(before, before)  # which have held for every shard so far
+
+
+def common_facts(before: Description, now: Description) -> Description:
+    """What holds for both of two shards' loaders; nothing that is a shard's own."""
+    return tuple(f for f in now if f in before and f[0] != SHARD and not f[0].startswith("len("))
 
 
 def _named(error: Exception, piece: Piece) -> Exception:

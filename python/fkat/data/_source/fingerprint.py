@@ -114,15 +114,12 @@ class Start:
 
 
 def differences(before: Description, now: Description) -> list[str]:
-    """What changed in a description, each as words; nothing if one of them is unknown."""
-    if not (before and now):
-        return []
-    was, is_ = dict(before), dict(now)
-    names = [*was, *(name for name in is_ if name not in was)]
+    """What of a description has changed, each fact in words; nothing if it is empty."""
+    is_ = dict(now)
     return [
-        f"{name} was {_shown(was, name)}, is {_shown(is_, name)}"
-        for name in names
-        if was.get(name) != is_.get(name)
+        f"{name} was {was!r}, is {repr(is_[name]) if name in is_ else 'not there'}"
+        for name, was in before
+        if name not in is_ or was != is_[name]
     ]
 
 
@@ -142,7 +139,3 @@ def describe_order(title: str, names: Sequence[str]) -> Description:
         parts.append((f"{title} {where}", part))
         begin, end = end, 2 * end
     return ((f"number of {title}", len(names)), *parts)
-
-
-def _shown(description: dict[str, Any], name: str) -> str:
-    return repr(description[name]) if name in description else "not there"

@@ -45,7 +45,7 @@ class Delivered(NamedTuple):
 
 @dataclass(frozen=True)
 class Described:
-    """What the source is made of, told once at the beginning of a pass; see `_fingerprint`."""
+    """What the source is made of, told when it is begun; see `fingerprint`."""
 
     source: tuple[tuple[str, Any], ...]
 

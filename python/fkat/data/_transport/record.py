@@ -21,7 +21,7 @@ _PLACE = struct.Struct("<qqIBI")  # shard (-1: an event), offset, digest, ends, 
 
 
 def pack(produced: Produced) -> tuple[bytes, list[Any]]:
-    """The structure and the leaves of a record. Raises what `_codec.encode` raises."""
+    """The structure and the leaves of a record. Raises what `codec.encode` raises."""
     if type(produced) is not Delivered:
         return _PLACE.pack(-1, 0, NO_DIGEST, 0, 0) + pickle.dumps(produced), []
     microbatch, (shard, offset, digest, inner, ends) = produced
