@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 import warnings
 
 import pytest
@@ -90,6 +91,25 @@ def test_a_stream_without_a_state_is_replayed_with_advice(factory, multiprocessi
     with pytest.warns(UserWarning, match="read again .* map-style .* state_dict"):
         rest = resumed(factory, states[6], len(whole) - 6, multiprocessing=multiprocessing)
     assert rest == whole[6:]
+
+
+def slow():
+    for index in range(8):
+        time.sleep(0.3)
+        yield index
+
+
+@pytest.mark.filterwarnings("ignore:.*read again")
+@pytest.mark.parametrize(("count", "is_shown"), [(5, True), (1, False)])
+def test_a_replay_of_more_than_a_second_shows_its_progress(capfd, count, is_shown):
+    loader = ShmDataLoader(SEED, slow, 0)
+    state = [next(loader), loader.state_dict()][1]
+    state = {**state, "microbatch": count}
+    state["fingerprint"] = {**state["fingerprint"], "trail": [[count, 0]]}
+    loader.load_state_dict(state)
+    assert next(loader) == count
+    loader.teardown()
+    assert ("replaying" in capfd.readouterr().err) == is_shown
 
 
 @pytest.mark.filterwarnings(NOT_OURS)
