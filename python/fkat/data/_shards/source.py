@@ -27,7 +27,7 @@ from fkat.data._transport.remote_error import with_text
 from fkat.data._transport.work import PassSource
 from fkat.data.errors import ResumeMismatchError
 
-SHARD = "number of the shard"  # in its epoch: the fact that says which shard is described
+SHARD = "shard"  # the fact that says which is described: its epoch, and its number in that
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class _ShardPasses:
             stream = source.iterate(epoch, start)
             now = next(stream)
             if isinstance(now, Described) and not is_empty:
-                yield Described((*now.source, (SHARD, piece.number)))
+                yield Described((*now.source, (SHARD, f"{epoch}/{piece.number}")))
             yield from map(partial(_placed, piece, piece is self._own[-1]), stream)
         except Exception as error:
             if not self._work.skips_errors or isinstance(error, ResumeMismatchError):
@@ -169,7 +169,7 @@ class _ShardPasses:
             return ()
         self._is_compared = True
         before = resume.described
-        if dict(before).get(SHARD) == piece.number:
+        if dict(before).get(SHARD) == f"{resume.epoch}/{piece.number}":
             return tuple(fact for fact in before if fact[0] != SHARD)
         return common_facts(before, before)  # which have held for every shard so far
 
