@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.context import BaseContext
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -39,7 +40,7 @@ class Place(NamedTuple):
     inner: bytes = b""
 
 
-class FedLoader(Generic[T_co]):
+class FedLoader(ABC, Generic[T_co]):
     """Its own iterator over the microbatches of a feed.
 
     ``iter()`` begins the next epoch if the current one has delivered anything, begins an epoch that
@@ -96,13 +97,13 @@ class FedLoader(Generic[T_co]):
     _is_over: bool  # the epoch's last microbatch was delivered
     _has_failed: bool
 
+    @abstractmethod
     def _open_feed(self, resume: Place | None) -> Feed:
         """A feed whose epoch ``resume.epoch`` begins at that place."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _snapshot_of(self, place: Place) -> Callable[[], dict[str, Any]]:
         """A function that writes the state dict of a place, also when the loader has moved on."""
-        raise NotImplementedError
 
     def __iter__(self) -> Iterator[T_co]:
         """Begin the next epoch, unless the current one has delivered nothing yet."""
