@@ -144,7 +144,9 @@ class ShardedDataLoader(FedLoader[T_co]):
 
         The state may be that of any rank, and of another number of ranks: what was left of the
         epoch is then dealt anew. With a state of one rank alone, where the others were follows from
-        the number of microbatches, the same for all, and the lengths of their shards' loaders.
+        the number of microbatches, the same for all, and the lengths of their shards' loaders. (That
+        of a rank that has run out of shards says nothing of those that have not: see
+        `merge_state_dicts`.)
 
         Args:
             state_dict: What `state_dict` returned; or ``{"all_rank_indices": [tensor, ...]}``, with
@@ -154,8 +156,8 @@ class ShardedDataLoader(FedLoader[T_co]):
         Raises:
             StateError: It is no state of a `ShardedDataLoader`, or one of a newer release, or the
                 sampler cannot deal to as many ranks as it is of.
-            ResumeMismatchError: The seed differs. Other differences are found, and raised, when the
-                next microbatch is asked for.
+            ResumeMismatchError: The seed or the shards differ. What a shard's loader is made of is
+                compared, and the error raised, when the next microbatch is asked for.
         """
         if state_dict == {}:
             return
