@@ -144,9 +144,8 @@ class ShardedDataLoader(FedLoader[T_co]):
 
         The state may be that of any rank, and of another number of ranks: what was left of the
         epoch is then dealt anew. With a state of one rank alone, where the others were follows from
-        the number of microbatches, the same for all, and the lengths of their shards' loaders. (That
-        of a rank that has run out of shards says nothing of those that have not: see
-        `merge_state_dicts`.)
+        the number of microbatches, the same for all, and the lengths of their shards' loaders. That
+        of a rank that has run out of shards says nothing of those that have not.
 
         Args:
             state_dict: What `state_dict` returned; or ``{"all_rank_indices": [tensor, ...]}``, with
