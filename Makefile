@@ -11,7 +11,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 SOURCES := $(shell find csrc python -name '*.h' -o -name '*.cpp' -o -name '*.map') CMakeLists.txt
 CPP_FILES := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp')
 
-.PHONY: demo test test-python test-cpp bench lint format wheel clean
+.PHONY: demo test test-python test-cpp bench bench-device lint format wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/kill_and_resume.py
@@ -32,6 +32,10 @@ test-cpp: $(VENV)/.test
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
 
+# Needs a CUDA GPU.
+bench-device: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.device
+
 # Types are checked against what the code imports, so everything is installed.
 lint: $(VENV)/.lint $(VENV)/.test $(VENV)/.demo $(VENV)/.bench
 	ruff check .
@@ -44,9 +48,8 @@ format: $(VENV)/.lint
 	ruff format .
 	clang-format -i $(CPP_FILES)
 
-wheel: $(VENV)/.python
-	$(PIP) build
-	$(BIN)/python -m build --wheel
+wheel: $(VENV)/.wheel
+	$(BIN)/python wheels/build.py dist
 
 clean:
 	rm -rf build dist $(VENV)
@@ -55,6 +58,11 @@ clean:
 $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) 'pip>=25.1'
+	touch $@
+
+# What a build needs, without the package itself.
+$(VENV)/.wheel: $(VENV)/.python pyproject.toml constraints.txt
+	$(PIP) --group wheel
 	touch $@
 
 # torch by its pinned name first: so a CPU build suffices, wherever pip is told to find one.

@@ -26,6 +26,11 @@ class OutOfMemory : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// A device cannot be used, or refused or failed a call. Python: fkat.data.errors.DeviceError.
+class DeviceError : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 // A system call failed; carries errno. Python: OSError.
 class SystemError : public std::system_error {
  public:

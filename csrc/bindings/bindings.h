@@ -6,8 +6,10 @@
 
 namespace fkat {
 
+void bind_build(pybind11::module_& module);
 void bind_ring(pybind11::module_& module);
 void bind_producer(pybind11::module_& module);
 void bind_consumer(pybind11::module_& module);
+void bind_stager(pybind11::module_& module);  // where CUDA is built in
 
 }  // namespace fkat

@@ -133,6 +133,17 @@ void LeafImport::add_array(PyObject* object) {
                       {dims + ndim, ndim}});
 }
 
+std::uint32_t dtype_key(DType dtype) {
+  return std::uint32_t{dtype.code} << 24 | std::uint32_t{dtype.bits} << 16 | dtype.lanes;
+}
+
+std::uint32_t dtype_key(const py::object& capsule) {
+  const auto* managed =
+      static_cast<const DLManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), kCapsuleName));
+  if (managed == nullptr) throw py::error_already_set();
+  return dtype_key(managed->tensor.dtype);
+}
+
 py::object export_tensor(const Leaf& leaf, std::byte* frame, std::shared_ptr<const void> owner) {
   auto exported = std::make_unique<ExportedTensor>();
   exported->managed = {{.data = frame + leaf.offset,

@@ -7,6 +7,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <vector>
@@ -43,5 +44,9 @@ class LeafImport {
 // release needs neither the GIL nor Python.
 pybind11::object export_tensor(const Leaf& leaf, std::byte* frame,
                                std::shared_ptr<const void> owner);
+
+// A number for each element type, the same for a leaf and for a tensor's capsule.
+std::uint32_t dtype_key(DType dtype);
+std::uint32_t dtype_key(const pybind11::object& capsule);
 
 }  // namespace fkat

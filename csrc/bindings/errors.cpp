@@ -11,6 +11,7 @@ namespace {
 
 // Owned for the life of the process: exceptions may be raised until the interpreter is gone.
 PyObject* corrupt_segment_error = nullptr;
+PyObject* device_error = nullptr;
 PyObject* producer_exited = nullptr;
 
 PyObject* new_exception(py::module_& module, const char* name, PyObject* base, const char* doc) {
@@ -31,6 +32,8 @@ void translate(std::exception_ptr error) {
     PyErr_SetString(PyExc_MemoryError, e.what());
   } catch (const ArgumentError& e) {
     PyErr_SetString(PyExc_ValueError, e.what());
+  } catch (const DeviceError& e) {
+    PyErr_SetString(device_error, e.what());
   } catch (const SystemError& e) {
     const py::tuple arguments = py::make_tuple(e.code().value(), e.what());
     PyErr_SetObject(PyExc_OSError, arguments.ptr());
@@ -48,6 +51,8 @@ void register_errors(py::module_& module) {
   corrupt_segment_error =
       new_exception(module, "CorruptSegmentError", PyExc_RuntimeError,
                     "Bytes in shared memory are not what the ring's layout promises.");
+  device_error = new_exception(module, "DeviceError", PyExc_RuntimeError,
+                               "A device cannot be used, or a copy to it failed.");
   producer_exited = new_exception(module, "ProducerExitedError", PyExc_RuntimeError,
                                   "The producer's process is gone and the ring is empty.");
   py::register_exception_translator(&translate);

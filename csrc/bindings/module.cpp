@@ -8,7 +8,11 @@
 PYBIND11_MODULE(_core, module) {
   module.doc() = "The shared-memory microbatch ring.";
   fkat::register_errors(module);
+  fkat::bind_build(module);
   fkat::bind_ring(module);
   fkat::bind_producer(module);
   fkat::bind_consumer(module);
+#ifdef FKAT_HAS_CUDA
+  fkat::bind_stager(module);
+#endif
 }

@@ -1,5 +1,7 @@
 #include "ring/consumer.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -21,6 +23,19 @@ std::shared_ptr<std::byte> private_copy(std::span<const std::byte> bytes) {
   }
   std::memcpy(copy, bytes.data(), bytes.size());
   return {copy, std::free};
+}
+
+bool in_bounds(const IndexEntry& entry, const Geometry& geometry) {
+  switch (entry.kind) {
+    case RecordKind::kMicrobatch:
+      return entry.slot < geometry.num_slots && entry.nbytes <= geometry.slot_nbytes;
+    case RecordKind::kReclaim:
+      return entry.slot < geometry.num_slots && entry.nbytes == 0;
+    case RecordKind::kEnd:
+    case RecordKind::kError:
+      return entry.nbytes <= kErrorNbytes;
+  }
+  return false;
 }
 
 }  // namespace
@@ -53,7 +68,9 @@ void Consumer::begin_pass(std::uint64_t epoch, std::uint64_t start) {
   pass_ = (version + 2) / 2;
   // Now, not at the next try_acquire: the index has room for one pass and the last record of the
   // one before, and what is left of older ones would use up the new pass's window.
-  next_entry();
+  for (auto entry = next_entry(); entry && entry->pass != pass_; entry = next_entry()) {
+    reclaims_.push_back(take(*entry));
+  }
   allow(acquired_seq_ + num_prefetches_);
   line.demand.ring();
   line.freed.ring();  // a producer that waits for a slot on behalf of the old pass
@@ -72,6 +89,10 @@ void Consumer::allow(std::uint64_t granted_seq) {
 }
 
 bool Consumer::has_record() const {
+  return !reclaims_.empty() || has_entry();
+}
+
+bool Consumer::has_entry() const {
   // SYNC POINT A, reading side: the entry and the slot's bytes are ours to read.
   return ring_->producer_line().published_seq.load(std::memory_order_acquire) != acquired_seq_;
 }
@@ -97,15 +118,21 @@ void Consumer::wait(std::chrono::nanoseconds slice) {
 }
 
 std::optional<Record> Consumer::try_acquire() {
+  if (!reclaims_.empty()) {
+    Record record = std::move(reclaims_.front());
+    reclaims_.pop_front();
+    return record;
+  }
   const auto entry = next_entry();
   return entry ? std::optional(take(*entry)) : std::nullopt;
 }
 
-// The next record of the current pass, if it is there; drops those of older passes before it.
+// The next record of the current pass, or request of any pass to unpin, if it is there; drops what
+// else stands before it.
 std::optional<IndexEntry> Consumer::next_entry() {
-  while (has_record()) {
+  while (has_entry()) {
     const IndexEntry entry = checked_entry();
-    if (entry.pass == pass_) return entry;
+    if (entry.pass == pass_ || entry.kind == RecordKind::kReclaim) return entry;
     if (entry.kind == RecordKind::kMicrobatch) ring_->release_share(entry.slot);
     advance();
   }
@@ -119,21 +146,31 @@ IndexEntry Consumer::checked_entry() const {
     throw CorruptSegment("record " + std::to_string(acquired_seq_) +
                          " of the ring's index is damaged");
   }
-  const Geometry& geometry = ring_->geometry();
-  const bool in_bounds =
-      entry.kind == RecordKind::kMicrobatch
-          ? entry.slot < geometry.num_slots && entry.nbytes <= geometry.slot_nbytes
-          : (entry.kind == RecordKind::kEnd || entry.kind == RecordKind::kError) &&
-                entry.nbytes <= kErrorNbytes;
-  if (!in_bounds || entry.pass > pass_) {
+  if (!in_bounds(entry, ring_->geometry()) || entry.pass > pass_) {
     throw CorruptSegment("record " + std::to_string(acquired_seq_) +
                          " of the ring's index makes no sense");
   }
   return entry;
 }
 
+// How much of a published slot has memory, in whole pages: safe to page-lock.
+std::uint64_t Consumer::checked_committed_nbytes(const IndexEntry& entry) const {
+  static const auto page = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+  // Relaxed: SYNC POINT A shows what the producer wrote before it published.
+  const std::uint64_t nbytes =
+      ring_->slot_line(entry.slot).committed_nbytes.load(std::memory_order_relaxed);
+  if (nbytes < entry.nbytes || nbytes > ring_->geometry().slot_nbytes || nbytes % page != 0) {
+    throw CorruptSegment("slot " + std::to_string(entry.slot) + " with a microbatch of " +
+                         format_nbytes(entry.nbytes) + " claims to have " + std::to_string(nbytes) +
+                         " bytes of memory");
+  }
+  return nbytes;
+}
+
 Record Consumer::take(const IndexEntry& entry) {
-  Record record{entry.kind, entry.position, {}, nullptr, false, {}};
+  Record record{};
+  record.kind = entry.kind;
+  record.position = entry.position;
   if (entry.kind == RecordKind::kMicrobatch) {
     record.bytes = {ring_->slot_data(entry.slot), entry.nbytes};
     record.is_copy = outstanding_leases() >= max_leases_;
@@ -145,11 +182,18 @@ Record Consumer::take(const IndexEntry& entry) {
       ring_->release_share(entry.slot);
     } else {
       mark_leased(entry.slot);
+      record.slot = entry.slot;
+      record.committed_nbytes = checked_committed_nbytes(entry);
       record.owner = std::make_shared<const Lease>(ring_, entry.slot, outstanding_);
     }
     stats_.num_microbatches += 1;
     stats_.nbytes += entry.nbytes;
     stats_.num_copies += record.is_copy ? 1 : 0;
+  } else if (entry.kind == RecordKind::kReclaim) {
+    record.slot = entry.slot;
+    mark_leased(entry.slot);
+    // Not counted: a lease of the trainer's own, gone as soon as the slot is unpinned.
+    record.owner = std::make_shared<const Lease>(ring_, entry.slot, nullptr);
   } else if (entry.kind == RecordKind::kError) {
     const auto* text = reinterpret_cast<const char*>(ring_->error_text().data());
     record.error.assign(text, entry.nbytes);

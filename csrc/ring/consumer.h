@@ -3,13 +3,18 @@
 //     begin_pass -> try_acquire, or wait and try again -> Record ... -> end or error -> begin_pass
 //
 // Records of an older pass are dropped on the way: leaving a loop early costs nothing but what was
-// prefetched. Microbatches are handed out as views of their slot, at most `max_leases` at a time;
-// beyond that as private copies, so that a user who keeps every tensor never stops the ring.
+// prefetched. Only the producer's requests to unpin a slot (kReclaim) are delivered whatever their
+// pass, in their order: who pins slots does it while it holds a microbatch, and unpins when one
+// comes as kReclaim, before dropping that record (it may have been unpinned since it was asked
+// for). Who never pins never sees one. Microbatches are handed out as views of their slot, at most
+// `max_leases` at a time; beyond that as private copies, so that a user who keeps every tensor
+// never stops the ring.
 
 #pragma once
 
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -24,9 +29,14 @@ struct Record {
   RecordKind kind;
   std::uint64_t position;
   std::span<std::byte> bytes;         // kMicrobatch: the frame, not yet checked
-  std::shared_ptr<const void> owner;  // kMicrobatch: keeps `bytes` valid
+  std::shared_ptr<const void> owner;  // kMicrobatch: keeps `bytes` valid; kReclaim: the slot
   bool is_copy;                       // kMicrobatch: private memory, not the slot
   std::string error;                  // kError
+
+  // Which slot is held: kReclaim, and kMicrobatch unless it is a copy; else 0.
+  std::uint32_t slot = 0;
+  // How much of it is backed by memory, in whole pages: kMicrobatch unless it is a copy; else 0.
+  std::uint64_t committed_nbytes = 0;
 };
 
 // What a reader has seen since it was made.
@@ -44,10 +54,11 @@ class Consumer {
   Consumer(std::shared_ptr<Ring> ring, std::uint32_t reader, std::uint32_t num_prefetches,
            std::uint32_t max_leases);
 
-  // Asks for a new pass; what was published for older ones will be dropped.
+  // Asks for a new pass; what was published for older ones will be dropped. Throws CorruptSegment.
   void begin_pass(std::uint64_t epoch, std::uint64_t start);
 
-  // The next record of the current pass if it is there. Throws CorruptSegment.
+  // The next record of the current pass, or request to unpin, if it is there. Throws
+  // CorruptSegment.
   std::optional<Record> try_acquire();
 
   // Says that somebody waits, which is what a window of 0 produces for, then sleeps until there may
@@ -62,7 +73,9 @@ class Consumer {
   const ReaderStats& stats() const { return stats_; }
 
  private:
+  bool has_entry() const;
   IndexEntry checked_entry() const;
+  std::uint64_t checked_committed_nbytes(const IndexEntry& entry) const;
   Record take(const IndexEntry& entry);
   void mark_leased(std::uint32_t slot);
   std::optional<IndexEntry> next_entry();
@@ -77,6 +90,7 @@ class Consumer {
   std::uint64_t pass_ = 0;
   std::uint64_t acquired_seq_ = 0;
   std::uint64_t granted_seq_ = 0;
+  std::deque<Record> reclaims_;  // of older passes, not yet delivered
   std::shared_ptr<std::atomic<std::uint32_t>> outstanding_;
   ReaderStats stats_;
   AdaptiveSpin spin_;

@@ -1,6 +1,8 @@
 #include "ring/frame.h"
 
+#include <algorithm>
 #include <cstring>
+#include <limits>
 #include <optional>
 #include <string>
 #include <type_traits>
@@ -100,13 +102,17 @@ bool LeafSource::is_dense() const {
 
 FrameWriter::FrameWriter(std::span<const LeafSource> leaves, std::span<const std::byte> structure)
     : leaves_(leaves), structure_(structure), table_nbytes_(0) {
-  std::uint64_t payload_nbytes = 0;
+  std::uint64_t tensors_nbytes = 0;
+  std::uint64_t arrays_nbytes = 0;
   for (const LeafSource& leaf : leaves) {
     table_nbytes_ += sizeof(LeafRecord) + 16 * leaf.shape.size();
-    payload_nbytes += round_up(leaf.nbytes(), kLeafAlignment);
+    (leaf.kind == LeafKind::kTensor ? tensors_nbytes : arrays_nbytes) +=
+        round_up(leaf.nbytes(), kLeafAlignment);
   }
-  nbytes_ = round_up(sizeof(FrameHeader) + table_nbytes_ + structure.size(), kLeafAlignment) +
-            payload_nbytes;
+  tensors_offset_ =
+      round_up(sizeof(FrameHeader) + table_nbytes_ + structure.size(), kLeafAlignment);
+  arrays_offset_ = tensors_offset_ + tensors_nbytes;
+  nbytes_ = arrays_offset_ + arrays_nbytes;
 }
 
 void FrameWriter::write(std::byte* slot) const {
@@ -117,9 +123,10 @@ void FrameWriter::write(std::byte* slot) const {
   header.nbytes = nbytes_;
 
   std::byte* record_at = slot + sizeof header;
-  std::uint64_t offset =
-      round_up(sizeof header + table_nbytes_ + structure_.size(), kLeafAlignment);
+  std::uint64_t tensor_offset = tensors_offset_;
+  std::uint64_t array_offset = arrays_offset_;
   for (const LeafSource& leaf : leaves_) {
+    std::uint64_t& offset = leaf.kind == LeafKind::kTensor ? tensor_offset : array_offset;
     const std::uint64_t nbytes = leaf.nbytes();
     const auto ndim = static_cast<std::uint8_t>(leaf.shape.size());
     const LeafRecord record{offset, nbytes, leaf.dtype, leaf.kind, ndim, 0};
@@ -166,6 +173,20 @@ Frame::Frame(std::span<const std::byte> bytes) {
     leaves.push_back(checked_leaf(table_.data() + at, table_.size() - at, bytes.size()));
     at += kRecordWords + 2 * static_cast<std::size_t>(leaves.back().ndim);
   }
+  find_tensors();
+}
+
+// The leaves are checked: no sum overflows, no end lies outside the frame.
+void Frame::find_tensors() {
+  std::uint64_t begin = std::numeric_limits<std::uint64_t>::max();
+  std::uint64_t end = 0;
+  for (const Leaf& leaf : leaves) {
+    if (leaf.kind != LeafKind::kTensor) continue;
+    begin = std::min(begin, leaf.offset);
+    end = std::max(end, leaf.offset + leaf.nbytes);
+  }
+  tensors_offset = std::min(begin, end);  // without tensors `end` is 0
+  tensors_nbytes = end - tensors_offset;
 }
 
 }  // namespace fkat

@@ -1,13 +1,15 @@
 // A frame: one microbatch as it lies in a slot.
 //
 //     +-------------+------------------+-----------+-----------------------------------+
-//     | FrameHeader | leaf table       | structure | leaf 0 | leaf 1 | ...             |
+//     | FrameHeader | leaf table       | structure | tensor | ... | array | ...         |
 //     +-------------+------------------+-----------+-----------------------------------+
 //                     dtype, shape,      opaque      kLeafAlignment each
 //                     strides, offset
 //
 // A leaf is the dense memory of one tensor or array; the structure is whatever the codec needs to
-// put the leaves back into their containers. Offsets count from the start of the frame.
+// put the leaves back into their containers. Offsets count from the start of the frame. The table
+// is in the order of the leaves; their memory is tensors first, so that one copy takes all tensors
+// to a device.
 //
 // The writer trusts its arguments. The reader trusts nothing: a frame that another process tore or
 // overwrote gives CorruptSegment, never an access outside the frame.
@@ -73,6 +75,8 @@ class FrameWriter {
   std::span<const LeafSource> leaves_;
   std::span<const std::byte> structure_;
   std::uint64_t table_nbytes_;
+  std::uint64_t tensors_offset_;
+  std::uint64_t arrays_offset_;
   std::uint64_t nbytes_;
 };
 
@@ -84,9 +88,15 @@ struct Frame {
 
   std::uint64_t structure_offset;
   std::uint64_t structure_nbytes;
+  // From the first to the last byte of all tensor leaves; 0 and 0 without tensors. In a frame that
+  // somebody else wrote there may be arrays in between, but never anything outside the frame.
+  std::uint64_t tensors_offset;
+  std::uint64_t tensors_nbytes;
   std::vector<Leaf> leaves;
 
  private:
+  void find_tensors();
+
   std::vector<std::int64_t> table_;
 };
 

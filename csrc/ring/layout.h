@@ -40,7 +40,7 @@
 namespace fkat {
 
 inline constexpr std::uint64_t kMagic = 0x676e6972'74616b66;  // "fkatring" in memory
-inline constexpr std::uint32_t kLayoutVersion = 1;
+inline constexpr std::uint32_t kLayoutVersion = 2;
 inline constexpr std::size_t kLine = 128;
 inline constexpr std::uint64_t kErrorNbytes = 64 * KiB;
 inline constexpr std::uint64_t kSlotAlignment = 2 * MiB;  // a huge page, and a unit of pinning
@@ -90,14 +90,29 @@ enum class SlotState : std::uint32_t { kFree = 0, kWriting = 1, kReady = 2, kLea
 struct alignas(kLine) SlotLine {
   std::atomic<SlotState> state;
   std::atomic<std::uint32_t> readers_left;  // set at publish; the reader that makes it 0 frees
+
+  // How much of the slot is backed by memory. Set by the producer before it publishes the slot.
+  std::atomic<std::uint64_t> committed_nbytes;
+
+  // How much of the slot the trainer has page-locked for a device to read; 0 for nothing. While it
+  // is not 0 the producer must not give memory of the slot back: the file would get new pages, and
+  // the device would go on reading the old ones.
+  //
+  // Pinning: only while the slot is LEASED, and set before anything is page-locked; SYNC POINT F
+  // then shows it to the producer that sees the slot FREE. Unpinning: at any time.
+  // SYNC POINT U: nothing is page-locked any more (the trainer's release-store of 0) before the
+  // producer gives memory back (it has acquire-loaded that 0).
+  std::atomic<std::uint64_t> pinned_nbytes;
 };
 
-enum class RecordKind : std::uint32_t { kMicrobatch = 1, kEnd = 2, kError = 3 };
+// kReclaim hands over a slot without a microbatch: the producer asks the trainer to unpin it,
+// because it needs the memory elsewhere. Such a slot goes the way of every other one.
+enum class RecordKind : std::uint32_t { kMicrobatch = 1, kEnd = 2, kError = 3, kReclaim = 4 };
 
 struct IndexEntry {
   RecordKind kind;
-  std::uint32_t slot;      // kMicrobatch only
-  std::uint64_t pass;      // the pass it belongs to; readers drop what belongs to an older one
+  std::uint32_t slot;      // kMicrobatch and kReclaim only
+  std::uint64_t pass;      // readers drop what belongs to an older one, but for kReclaim
   std::uint64_t position;  // of the microbatch in its epoch; for kEnd, how many there were
   std::uint64_t nbytes;    // of the frame in the slot, or of the error text
   std::uint64_t seq;       // its own sequence

@@ -20,7 +20,7 @@ namespace fkat {
 class Lease {
  public:
   // Takes over the share of `slot` that its reader has acquired. `outstanding` counts the reader's
-  // leases; it outlives the reader if it must.
+  // leases, and outlives the reader if it must; a lease without one is not counted.
   Lease(std::shared_ptr<Ring> ring, std::uint32_t slot,
         std::shared_ptr<std::atomic<std::uint32_t>> outstanding);
   Lease(const Lease&) = delete;

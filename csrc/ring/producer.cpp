@@ -63,6 +63,11 @@ Turn Producer::claim(const Pass& pass, std::uint64_t nbytes, std::uint32_t& slot
     slot = *claimed;
     return Turn::kGo;
   }
+  // Beyond what was granted: each takes a place in the readers' windows until it is read, which
+  // the microbatch behind it waits for anyway.
+  for (const std::uint32_t pinned : pool_.claim_pinned(nbytes)) {
+    append_slot(RecordKind::kReclaim, pass, 0, pinned, 0);
+  }
   bell.wait(seen, slice);
   return Turn::kWait;
 }
@@ -70,11 +75,7 @@ Turn Producer::claim(const Pass& pass, std::uint64_t nbytes, std::uint32_t& slot
 void Producer::publish(const Pass& pass, std::uint64_t position, std::uint32_t slot,
                        std::uint64_t nbytes) {
   largest_nbytes_ = std::max(largest_nbytes_, nbytes);
-  SlotLine& line = ring_->slot_line(slot);
-  // Relaxed, both: SYNC POINT A in append() publishes them with the slot's bytes.
-  line.readers_left.store(ring_->geometry().num_readers, std::memory_order_relaxed);
-  line.state.store(SlotState::kReady, std::memory_order_relaxed);
-  append(RecordKind::kMicrobatch, pass, position, slot, nbytes);
+  append_slot(RecordKind::kMicrobatch, pass, position, slot, nbytes);
 }
 
 void Producer::publish_end(const Pass& pass, std::uint64_t count) {
@@ -88,6 +89,16 @@ void Producer::publish_error(const Pass& pass, std::uint64_t position,
   const std::uint64_t nbytes = std::min<std::uint64_t>(text.size(), kErrorNbytes);
   if (nbytes != 0) std::memcpy(ring_->error_text().data(), text.data(), nbytes);
   append(RecordKind::kError, pass, position, 0, nbytes);
+}
+
+void Producer::append_slot(RecordKind kind, const Pass& pass, std::uint64_t position,
+                           std::uint32_t slot, std::uint64_t nbytes) {
+  SlotLine& line = ring_->slot_line(slot);
+  // Relaxed, all: SYNC POINT A in append() publishes them with the slot's bytes.
+  line.committed_nbytes.store(pool_.committed_nbytes(slot), std::memory_order_relaxed);
+  line.readers_left.store(ring_->geometry().num_readers, std::memory_order_relaxed);
+  line.state.store(SlotState::kReady, std::memory_order_relaxed);
+  append(kind, pass, position, slot, nbytes);
 }
 
 void Producer::append(RecordKind kind, const Pass& pass, std::uint64_t position, std::uint32_t slot,

@@ -44,7 +44,8 @@ class Producer {
   // Waits until every reader has room for one more microbatch of `pass` in its window.
   Turn await_grant(const Pass& pass, std::chrono::nanoseconds slice);
 
-  // Waits for a slot with memory for `nbytes`, and writes its number to `slot` on kGo. Throws
+  // Waits for a slot with memory for `nbytes`, and writes its number to `slot` on kGo. Asks the
+  // trainer for page-locked slots (records of kind kReclaim) when their memory is needed. Throws
   // ArgumentError when it can never fit, OutOfMemory when the kernel has no more.
   Turn claim(const Pass& pass, std::uint64_t nbytes, std::uint32_t& slot,
              std::chrono::nanoseconds slice);
@@ -67,6 +68,8 @@ class Producer {
  private:
   Turn status(const Pass& pass) const;
   bool granted() const;
+  void append_slot(RecordKind kind, const Pass& pass, std::uint64_t position, std::uint32_t slot,
+                   std::uint64_t nbytes);
   void append(RecordKind kind, const Pass& pass, std::uint64_t position, std::uint32_t slot,
               std::uint64_t nbytes);
 

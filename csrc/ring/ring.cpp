@@ -9,8 +9,9 @@
 namespace fkat {
 
 std::uint32_t Geometry::index_capacity() const {
-  // Every slot can be published and unread at once, plus an end or error record of the current
-  // pass and one left over from the pass before.
+  // Every slot can be published and unread at once (with a microbatch or to be reclaimed: a record
+  // that names a slot is the only one that does until it is read), plus an end or error record of
+  // the current pass and one left over from the pass before.
   return std::bit_ceil(num_slots + 4);
 }
 

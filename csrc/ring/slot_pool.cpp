@@ -21,14 +21,31 @@ SlotPool::SlotPool(std::shared_ptr<Ring> ring, std::uint64_t budget_nbytes)
     : ring_(std::move(ring)),
       // In whole commit units, so that a frame just below the budget can be claimed twice.
       budget_nbytes_(round_up(std::min(budget_nbytes, kMaxBudget), kCommitUnit)),
-      committed_(ring_->geometry().num_slots, 0) {}
+      slots_(ring_->geometry().num_slots) {}
 
-SlotState SlotPool::state(std::uint32_t slot) const {
-  // SYNC POINT F: the readers' last reads happen before what we write into a slot seen FREE.
-  return ring_->slot_line(slot).state.load(std::memory_order_acquire);
+// One look for each decision: a slot that comes back meanwhile rings the doorbell.
+void SlotPool::look() {
+  for (std::uint32_t i = 0; i < num_touched_; ++i) {
+    Slot& slot = slots_[i];
+    const SlotLine& line = ring_->slot_line(i);
+    // SYNC POINT F: the readers' last reads, and what they say of page-locks, happen before what we
+    // do with a slot seen FREE.
+    slot.state = line.state.load(std::memory_order_acquire);
+    if (!slot.is_free()) continue;
+    // SYNC POINT U: a 0 says that no device reads these pages any more.
+    slot.pinned_nbytes = line.pinned_nbytes.load(std::memory_order_acquire);
+    if (slot.unpinning == Unpinning::kAsked) slot.unpinning = Unpinning::kRefused;  // came back
+    if (slot.pinned_nbytes == 0) slot.unpinning = Unpinning::kNotAsked;
+  }
 }
 
-std::optional<std::uint32_t> SlotPool::try_claim(std::uint64_t nbytes) {
+bool SlotPool::Slot::counts() const {
+  if (unpinning == Unpinning::kAsked) return true;
+  if (unpinning == Unpinning::kRefused && is_free()) return false;
+  return state != SlotState::kLeased;
+}
+
+void SlotPool::check_size(std::uint64_t nbytes) const {
   const std::uint64_t slot_nbytes = ring_->geometry().slot_nbytes;
   if (nbytes > slot_nbytes) {
     throw ArgumentError("a microbatch needs " + format_nbytes(nbytes) + ", a slot holds " +
@@ -40,12 +57,27 @@ std::optional<std::uint32_t> SlotPool::try_claim(std::uint64_t nbytes) {
                         format_nbytes(budget_nbytes_) +
                         "; raise memory_budget_nbytes to at least " + std::to_string(nbytes));
   }
+}
+
+std::optional<std::uint32_t> SlotPool::try_claim(std::uint64_t nbytes) {
+  check_size(nbytes);
+  look();
   const auto slot = best_free(nbytes);
   if (!slot || !make_room(*slot, nbytes)) return std::nullopt;
-  grow(*slot, nbytes);
-  // Relaxed: only this process writes a slot that is FREE, and readers look at READY slots.
-  ring_->slot_line(*slot).state.store(SlotState::kWriting, std::memory_order_relaxed);
+  std::uint64_t wanted = nbytes;
+  if (slots_[*slot].pinned_nbytes != 0 && slots_[*slot].committed_nbytes < nbytes) {
+    // Headroom as far as the budget goes, which has room for what was asked for.
+    wanted = std::min(with_headroom(nbytes, slots_[*slot].committed_nbytes),
+                      budget_nbytes_ - counted_without(*slot));
+  }
+  grow(*slot, wanted);
+  set_writing(*slot);
   return slot;
+}
+
+void SlotPool::set_writing(std::uint32_t slot) {
+  // Relaxed: only this process writes a slot that is FREE, and readers look at READY slots.
+  ring_->slot_line(slot).state.store(SlotState::kWriting, std::memory_order_relaxed);
 }
 
 void SlotPool::abandon(std::uint32_t slot) {
@@ -57,71 +89,108 @@ void SlotPool::abandon(std::uint32_t slot) {
 // lowest number: a short working set stays in the caches. A fresh slot when that would waste much.
 std::optional<std::uint32_t> SlotPool::best_free(std::uint64_t nbytes) const {
   std::optional<std::uint32_t> best;
-  for (std::uint32_t slot = 0; slot < num_touched_; ++slot) {
-    if (state(slot) != SlotState::kFree) continue;
-    const std::uint64_t size = committed_[slot];
+  for (std::uint32_t i = 0; i < num_touched_; ++i) {
+    if (!slots_[i].is_free()) continue;
+    const std::uint64_t size = slots_[i].committed_nbytes;
     if (!best) {
-      best = slot;
-    } else if (const std::uint64_t best_size = committed_[*best]; best_size >= nbytes) {
-      if (size >= nbytes && size < best_size) best = slot;
+      best = i;
+    } else if (const std::uint64_t best_size = slots_[*best].committed_nbytes;
+               best_size >= nbytes) {
+      if (size >= nbytes && size < best_size) best = i;
     } else if (size > best_size) {
-      best = slot;
+      best = i;
     }
   }
-  const bool wasteful = best && committed_[*best] > kWastefulRatio * std::max(nbytes, kCommitUnit);
-  if ((!best || wasteful) && num_touched_ < committed_.size()) return num_touched_;
+  const bool wasteful =
+      best && slots_[*best].committed_nbytes > kWastefulRatio * std::max(nbytes, kCommitUnit);
+  if ((!best || wasteful) && num_touched_ < slots_.size()) return num_touched_;
   return best;
 }
 
-std::uint64_t SlotPool::counted_nbytes() const {
+std::uint64_t SlotPool::counted_without(std::uint32_t slot) const {
   std::uint64_t sum = 0;
-  for (std::uint32_t slot = 0; slot < num_touched_; ++slot) {
-    if (committed_[slot] != 0 && state(slot) != SlotState::kLeased) sum += committed_[slot];
+  for (std::uint32_t i = 0; i < num_touched_; ++i) {
+    if (i != slot && slots_[i].counts()) sum += slots_[i].committed_nbytes;
   }
   return sum;
 }
 
 // Keeps the budget: gives back the memory of other free slots until `slot` may hold `nbytes`.
 bool SlotPool::make_room(std::uint32_t slot, std::uint64_t nbytes) {
-  std::uint64_t wanted = counted_nbytes();
-  if (committed_[slot] < nbytes) wanted += nbytes - committed_[slot];
-  if (wanted <= budget_nbytes_) return true;
-
-  std::vector<std::uint32_t> spare;
+  std::uint64_t wanted = counted_without(slot) + std::max(slots_[slot].committed_nbytes, nbytes);
   std::uint64_t spare_nbytes = 0;
-  for (std::uint32_t other = 0; other < num_touched_; ++other) {
-    if (other == slot || committed_[other] == 0 || state(other) != SlotState::kFree) continue;
-    spare.push_back(other);
-    spare_nbytes += committed_[other];
+  for (std::uint32_t i = 0; i < num_touched_; ++i) {
+    if (i != slot && slots_[i].is_spare()) spare_nbytes += slots_[i].committed_nbytes;
   }
   if (wanted - spare_nbytes > budget_nbytes_) return false;  // give nothing back in vain
-  for (const std::uint32_t other : spare) {
-    if (wanted <= budget_nbytes_) break;
-    ring_->segment().decommit(ring_->slot_offset(other), committed_[other]);
-    wanted -= committed_[other];
-    committed_[other] = 0;
+  for (std::uint32_t i = 0; i < num_touched_ && wanted > budget_nbytes_; ++i) {
+    Slot& other = slots_[i];
+    if (i == slot || !other.is_spare() || other.committed_nbytes == 0) continue;
+    ring_->segment().decommit(ring_->slot_offset(i), other.committed_nbytes);
+    wanted -= other.committed_nbytes;
+    other.committed_nbytes = 0;
   }
   return true;
 }
 
+std::vector<std::uint32_t> SlotPool::claim_pinned(std::uint64_t nbytes) {
+  const auto slot = best_free(nbytes);
+  if (!slot) return {};
+  std::uint64_t wanted = counted_without(*slot) + std::max(slots_[*slot].committed_nbytes, nbytes);
+  std::vector<std::uint32_t> pinned;
+  for (std::uint32_t i = 0; i < num_touched_; ++i) {
+    if (i == *slot) continue;
+    if (slots_[i].is_spare() || slots_[i].unpinning == Unpinning::kAsked) {
+      wanted -= slots_[i].committed_nbytes;
+    } else if (slots_[i].is_free() && slots_[i].unpinning == Unpinning::kNotAsked) {
+      pinned.push_back(i);
+    }
+  }
+  std::stable_sort(pinned.begin(), pinned.end(), [&](std::uint32_t a, std::uint32_t b) {
+    return slots_[a].committed_nbytes > slots_[b].committed_nbytes;
+  });
+  std::size_t num_needed = 0;
+  for (; wanted > budget_nbytes_ && num_needed < pinned.size(); ++num_needed) {
+    wanted -= slots_[pinned[num_needed]].committed_nbytes;
+  }
+  if (wanted > budget_nbytes_) return {};
+  pinned.resize(num_needed);
+  for (const std::uint32_t i : pinned) {
+    slots_[i].unpinning = Unpinning::kAsked;
+    set_writing(i);
+  }
+  return pinned;
+}
+
+// What a page-locked slot of `from` bytes grows to. Each growth is a registration of its own in the
+// trainer, which takes milliseconds: rather few and large ones.
+std::uint64_t SlotPool::with_headroom(std::uint64_t nbytes, std::uint64_t from) const {
+  return std::min(std::max(nbytes, from + from / 4), ring_->geometry().slot_nbytes);
+}
+
 void SlotPool::grow(std::uint32_t slot, std::uint64_t nbytes) {
   num_touched_ = std::max(num_touched_, slot + 1);
-  const std::uint64_t have = committed_[slot];
+  const std::uint64_t have = slots_[slot].committed_nbytes;
   if (have >= nbytes) return;
   const std::uint64_t want = std::min(round_up(nbytes, kCommitUnit), ring_->geometry().slot_nbytes);
   ring_->segment().commit(ring_->slot_offset(slot) + have, want - have);
-  committed_[slot] = want;
+  slots_[slot].committed_nbytes = want;
 }
 
 bool SlotPool::prefault_step(std::uint64_t nbytes) {
-  std::uint32_t free_slots = 0;
-  for (std::uint32_t slot = 0; slot < committed_.size() && free_slots < kSlotsToPrefault; ++slot) {
-    if (state(slot) != SlotState::kFree) continue;
-    ++free_slots;
-    if (committed_[slot] >= nbytes) continue;
-    if (counted_nbytes() + kPrefaultStep > budget_nbytes_) return false;
+  look();
+  std::uint32_t num_free = 0;
+  for (std::uint32_t i = 0; i < slots_.size() && num_free < kSlotsToPrefault; ++i) {
+    const Slot& slot = slots_[i];
+    if (!slot.is_free()) continue;
+    ++num_free;
+    const std::uint64_t have = slot.committed_nbytes;
+    const std::uint64_t wanted =
+        nbytes <= slot.pinned_nbytes ? nbytes : with_headroom(nbytes, slot.pinned_nbytes);
+    if (have >= wanted) continue;
+    if (counted_without(i) + have + kPrefaultStep > budget_nbytes_) return false;
     try {
-      grow(slot, std::min(nbytes, committed_[slot] + kPrefaultStep));
+      grow(i, std::min(wanted, have + kPrefaultStep));
       return true;
     } catch (const OutOfMemory&) {
       return false;  // only a claim may fail for want of memory

@@ -5,6 +5,11 @@
 // never be used up by tensors that the user keeps, and any frame that fits the budget by itself
 // finds room once the trainer has taken what was published before it.
 //
+// A slot that the trainer has page-locked for a device keeps its memory (see SlotLine). When that
+// memory is needed, the slot is handed over to be unpinned, and counts until it is back. If it then
+// still is page-locked, it will not be asked for again, and is the trainer's memory while it is
+// free: no trainer can make the producer wait for ever, or fill the index with requests.
+//
 // Process-local; called from one thread.
 
 #pragma once
@@ -27,6 +32,11 @@ class SlotPool {
   // Throws ArgumentError when `nbytes` can never fit, OutOfMemory when the kernel has no more.
   std::optional<std::uint32_t> try_claim(std::uint64_t nbytes);
 
+  // After a claim of `nbytes` in vain: free, page-locked slots whose memory it needs, as few as
+  // suffice, in state WRITING. The caller publishes each to be unpinned. Nothing when that would
+  // not help, or when enough is on its way back.
+  std::vector<std::uint32_t> claim_pinned(std::uint64_t nbytes);
+
   void abandon(std::uint32_t slot);
 
   // Backs a little of the memory that the next claims of `nbytes` will want; false when there is
@@ -34,19 +44,36 @@ class SlotPool {
   // this while it has to wait anyway.
   bool prefault_step(std::uint64_t nbytes);
 
-  std::uint64_t committed_nbytes(std::uint32_t slot) const { return committed_[slot]; }
+  std::uint64_t committed_nbytes(std::uint32_t slot) const { return slots_[slot].committed_nbytes; }
 
  private:
-  SlotState state(std::uint32_t slot) const;
+  enum class Unpinning { kNotAsked, kAsked, kRefused };
+
+  struct Slot {
+    std::uint64_t committed_nbytes = 0;  // backed by memory
+    Unpinning unpinning = Unpinning::kNotAsked;
+    // As of the last look().
+    SlotState state = SlotState::kFree;
+    std::uint64_t pinned_nbytes = 0;  // of a free slot
+
+    bool is_free() const { return state == SlotState::kFree; }
+    bool is_spare() const { return is_free() && pinned_nbytes == 0; }
+    bool counts() const;
+  };
+
+  void look();
+  void check_size(std::uint64_t nbytes) const;
   std::optional<std::uint32_t> best_free(std::uint64_t nbytes) const;
+  std::uint64_t counted_without(std::uint32_t slot) const;
   bool make_room(std::uint32_t slot, std::uint64_t nbytes);
+  std::uint64_t with_headroom(std::uint64_t nbytes, std::uint64_t from) const;
   void grow(std::uint32_t slot, std::uint64_t nbytes);
-  std::uint64_t counted_nbytes() const;
+  void set_writing(std::uint32_t slot);
 
   std::shared_ptr<Ring> ring_;
   std::uint64_t budget_nbytes_;
-  std::vector<std::uint64_t> committed_;  // bytes of each slot that are backed by memory
-  std::uint32_t num_touched_ = 0;         // slots from here on were never used
+  std::vector<Slot> slots_;
+  std::uint32_t num_touched_ = 0;  // slots from here on were never used
 };
 
 }  // namespace fkat

@@ -1,9 +1,15 @@
 #include "shm/segment.h"
 
 #include <fcntl.h>
+#include <linux/mempolicy.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+#include <array>
+#include <climits>
+#include <string>
 
 #include "base/bytes.h"
 #include "base/error.h"
@@ -36,6 +42,9 @@ int allocate_and_touch(int fd, std::byte* data, std::uint64_t offset, std::uint6
   }
   return 0;
 }
+
+// The most that a kernel can be built for (CONFIG_NODES_SHIFT is at most 10).
+constexpr int kMaxNodes = 1024;
 
 }  // namespace
 
@@ -108,6 +117,24 @@ void Segment::decommit(std::uint64_t offset, std::uint64_t nbytes) {
                 static_cast<off_t>(nbytes)) != 0) {
     throw_errno("returning the memory of a slot");
   }
+}
+
+bool Segment::prefer_node(int node) {
+  if (node < 0 || node >= kMaxNodes) {
+    throw ArgumentError("node is " + std::to_string(node) + ", must be 0 to " +
+                        std::to_string(kMaxNodes - 1));
+  }
+  constexpr std::size_t kBits = sizeof(unsigned long) * CHAR_BIT;
+  std::array<unsigned long, kMaxNodes / kBits> nodes{};
+  const auto bit = static_cast<std::size_t>(node);
+  nodes[bit / kBits] = 1UL << (bit % kBits);
+  // The system call itself, as no libnuma is needed for one. On a shared mapping the policy belongs
+  // to the file, not to the mapping. The kernel reads one bit less than it is told.
+  if (syscall(SYS_mbind, data_, nbytes_, MPOL_PREFERRED, nodes.data(), kMaxNodes + 1, 0) == 0) {
+    return true;
+  }
+  if (errno == ENOSYS || errno == EPERM) return false;
+  throw_errno("preferring NUMA node " + std::to_string(node) + " for a segment");
 }
 
 }  // namespace fkat

@@ -40,6 +40,11 @@ class Segment {
   // Gives the memory of [offset, offset + nbytes) back to the kernel; it reads as zeros again.
   void decommit(std::uint64_t offset, std::uint64_t nbytes);
 
+  // Asks that pages which anybody touches first from now on, through any mapping, come from the
+  // memory of NUMA node `node` as long as there is some. False where the system does not let us
+  // ask (no NUMA in the kernel; containers forbid the call). Throws ArgumentError, SystemError.
+  bool prefer_node(int node);
+
  private:
   Segment(int fd, std::byte* data, std::uint64_t nbytes) : fd_(fd), data_(data), nbytes_(nbytes) {}
   static std::shared_ptr<Segment> map(int fd, std::uint64_t nbytes);

@@ -17,8 +17,10 @@
 namespace fkat {
 namespace {
 
-constexpr std::uint32_t kSlots = 4;
+constexpr std::uint32_t kSlots = 5;
 constexpr std::uint32_t kMicrobatches = 3;
+constexpr std::uint32_t kRecords = kMicrobatches + 2;  // a request to unpin, an error
+constexpr std::uint64_t kUnit = 64 * KiB;              // what a slot grows by
 constexpr std::uint64_t kErrorTextUsed = 64;
 
 struct Range {
@@ -30,7 +32,9 @@ class Fuzz {
  public:
   Fuzz() {
     pair_.begin_pass();
+    warm();
     for (std::uint32_t i = 0; i < kMicrobatches; ++i) publish(i);
+    ask_to_unpin();
     const std::string text(kErrorTextUsed, 'e');
     pair_.producer.publish_error(pair_.pass, kMicrobatches, std::as_bytes(std::span(text)));
     // So that the begin_pass of every later reader asks for the pass that was published.
@@ -53,12 +57,12 @@ class Fuzz {
       if (i != 0) mutate();
       if (random_() % 2 == 0) sign();
       read();
-      if (i == 0) CHECK_EQ(num_whole_, kMicrobatches + 1);
+      if (i == 0) CHECK_EQ(num_whole_, kRecords);
     }
     std::printf("%ld mutations: %ld records read, %ld CorruptSegment, %ld ArgumentError\n",
                 num_mutations, num_whole_, num_corrupt_, num_argument_);
     for (const auto& [what, count] : whats_) std::printf("  %8ld %s\n", count, what.c_str());
-    CHECK(num_whole_ > kMicrobatches + 1);
+    CHECK(num_whole_ > kRecords);
     CHECK(num_corrupt_ > 0);
   }
 
@@ -67,6 +71,22 @@ class Fuzz {
     std::uint32_t slot;
     std::uint64_t nbytes;
   };
+
+  // Every slot has as much memory as a microbatch needs, and that is the budget.
+  void warm() {
+    std::array<std::uint32_t, kSlots> slots{};
+    for (std::uint32_t& slot : slots) {
+      CHECK(pair_.producer.claim(pair_.pass, kUnit, slot, kNoWait) == Turn::kGo);
+    }
+    for (const std::uint32_t slot : slots) pair_.producer.abandon(slot);
+  }
+
+  // The last slot is pinned, and the one before it would have to grow.
+  void ask_to_unpin() {
+    pair_.ring->slot_line(kSlots - 1).pinned_nbytes.store(kUnit);
+    CHECK(pair_.try_publish(kMicrobatches, 2 * kUnit) == Turn::kWait);
+    CHECK(pair_.ring->index_entry(kMicrobatches).kind == RecordKind::kReclaim);
+  }
 
   void publish(std::uint32_t i) {
     std::vector<std::byte> memory(4 * 24, std::byte{0x11});
@@ -121,7 +141,7 @@ class Fuzz {
       case 1:
         return {0, sizeof(RingHeader)};
       case 2:
-        return {geometry.index_offset(), (kMicrobatches + 1) * sizeof(IndexEntry)};
+        return {geometry.index_offset(), kRecords * sizeof(IndexEntry)};
       default: {
         const Range frame = ranges_[1 + random_() % kMicrobatches];
         return {frame.offset, std::min<std::uint64_t>(frame.nbytes, 256)};
@@ -146,7 +166,7 @@ class Fuzz {
 
   // What a writer with other ideas would have signed.
   void sign() {
-    for (std::uint64_t seq = 0; seq <= kMicrobatches; ++seq) {
+    for (std::uint64_t seq = 0; seq < kRecords; ++seq) {
       IndexEntry& entry = pair_.ring->index_entry(seq);
       entry.checksum = checksum(entry);
     }
@@ -170,6 +190,7 @@ class Fuzz {
         CHECK(i < ring->geometry().index_capacity());
         const auto record = consumer.try_acquire();
         if (!record) break;
+        check_slot(*record);
         if (record->kind == RecordKind::kMicrobatch)
           touch(record->bytes);
         else
@@ -184,6 +205,16 @@ class Fuzz {
       ++num_argument_;
       count(error.what());
     }
+  }
+
+  // What a reader would page-lock lies within a slot.
+  void check_slot(const Record& record) const {
+    const Geometry& geometry = pair_.ring->geometry();
+    CHECK(record.slot < geometry.num_slots);
+    CHECK(record.committed_nbytes <= geometry.slot_nbytes);
+    CHECK_EQ(record.committed_nbytes % 4096, 0);
+    const bool is_view = record.kind == RecordKind::kMicrobatch && !record.is_copy;
+    if (is_view) CHECK(record.committed_nbytes >= record.bytes.size());
   }
 
   void count(std::string what) {
@@ -202,6 +233,7 @@ class Fuzz {
     const std::vector<std::byte> copy(bytes.begin(), bytes.end());
     const Frame frame(copy);
     CHECK(frame.structure_offset + frame.structure_nbytes <= copy.size());
+    CHECK(frame.tensors_offset + frame.tensors_nbytes <= copy.size());
     for (const Leaf& leaf : frame.leaves) {
       for (std::uint64_t at = 0; at < leaf.nbytes; ++at) {
         touched_ = touched_ + std::to_integer<unsigned>(copy[leaf.offset + at]);
@@ -219,7 +251,10 @@ class Fuzz {
                std::to_integer<unsigned>(first[last * itemsize + itemsize - 1]);
   }
 
-  RingPair pair_{{.num_slots = kSlots, .num_prefetches = kSlots, .max_leases = 3}};
+  RingPair pair_{{.num_slots = kSlots,
+                  .num_prefetches = kSlots,
+                  .max_leases = 3,
+                  .budget_nbytes = kSlots * kUnit}};
   std::shared_ptr<Segment> segment_ = Segment::attach(pair_.ring->segment().fd());
   std::array<Published, kMicrobatches> frames_{};
   std::vector<Range> ranges_;                     // the control area, then each frame

@@ -1,9 +1,13 @@
 // Producer, consumer and a third thread that drops leases, over one mapping: the test that
 // ThreadSanitizer understands (it misses races between two mappings). Tiny rings, random sizes,
-// random hold times, random new passes; every word of every microbatch is checked.
+// random hold times, random new passes; every word of every microbatch is checked. Where the
+// consumer pins, it is checked that a slot keeps its memory for as long as it is pinned.
+
+#include <unistd.h>
 
 #include <deque>
 #include <mutex>
+#include <numeric>
 #include <random>
 #include <thread>
 
@@ -36,9 +40,16 @@ bool ends_in_error(std::uint64_t epoch) {
 
 constexpr std::chrono::milliseconds kSlice{5};
 
+enum class Pinning { kNone, kObeys, kRefuses };  // to unpin
+
 class Run {
  public:
-  Run(const Options& options, long num_microbatches) : pair_(options), left_(num_microbatches) {}
+  Run(const Options& options, long num_microbatches, Pinning pinning = Pinning::kNone)
+      : pair_(options),
+        left_(num_microbatches),
+        pinning_(pinning),
+        pinned_(options.num_slots, 0),
+        num_asked_(options.num_slots, 0) {}
 
   void run() {
     std::thread producer([this] { produce(); });
@@ -50,7 +61,10 @@ class Run {
     dropper.join();
     for (std::uint32_t slot = 0; slot < pair_.ring->geometry().num_slots; ++slot) {
       CHECK(pair_.state(slot) == SlotState::kFree || pair_.state(slot) == SlotState::kReady);
+      CHECK(pinning_ != Pinning::kRefuses || num_asked_[slot] <= 1);
     }
+    const long num_asked = std::accumulate(num_asked_.begin(), num_asked_.end(), 0L);
+    CHECK_EQ(num_asked > 0, pinning_ != Pinning::kNone);
   }
 
  private:
@@ -104,7 +118,7 @@ class Run {
     const std::uint64_t leave_at = random_() % 4 == 0 ? random_() % 40 : ~std::uint64_t{0};
     for (; position < leave_at; ++position) {
       std::optional<Record> record;
-      while (!(record = pair_.consumer.try_acquire())) pair_.consumer.wait(kSlice);
+      while (!(record = acquire())) pair_.consumer.wait(kSlice);
       CHECK_EQ(record->position, position);
       if (record->kind != RecordKind::kMicrobatch) {
         CHECK_EQ(position, std::max(position, length_of(epoch)));
@@ -119,6 +133,47 @@ class Run {
       --left_;
       if (random_() % 2 == 0) hand_over(std::move(*record), seed_of(epoch, position));
     }
+  }
+
+  // The next record that is no request to unpin, if it is there.
+  std::optional<Record> acquire() {
+    auto record = pair_.consumer.try_acquire();
+    for (; record && record->kind == RecordKind::kReclaim; record = pair_.consumer.try_acquire()) {
+      // Who unpins unasked may have done so since it was asked.
+      CHECK(pinning_ == Pinning::kObeys || pinned_[record->slot] != 0);
+      ++num_asked_[record->slot];
+      if (pinning_ == Pinning::kObeys) unpin(record->slot);
+    }
+    const bool is_view = record && record->kind == RecordKind::kMicrobatch && !record->is_copy;
+    if (is_view && pinning_ != Pinning::kNone) pin(*record);
+    return record;
+  }
+
+  void pin(const Record& record) {
+    check_backed(record.slot);
+    if (random_() % 4 == 0) return;
+    CHECK(record.committed_nbytes >= pinned_[record.slot]);
+    pinned_[record.slot] = record.committed_nbytes;
+    pair_.ring->slot_line(record.slot)
+        .pinned_nbytes.store(record.committed_nbytes, std::memory_order_relaxed);
+    check_backed(record.slot);
+    // Now and then a slot that somebody may hold, or nobody.
+    if (pinning_ == Pinning::kObeys && random_() % 16 == 0) unpin(random_() % pinned_.size());
+  }
+
+  void unpin(std::size_t slot) {
+    check_backed(slot);
+    pinned_[slot] = 0;
+    pair_.ring->slot_line(static_cast<std::uint32_t>(slot))
+        .pinned_nbytes.store(0, std::memory_order_release);
+  }
+
+  // What is pinned has no hole, and so the pages that it was pinned with.
+  void check_backed(std::size_t slot) const {
+    if (pinned_[slot] == 0) return;
+    const std::uint64_t begin = pair_.ring->slot_offset(static_cast<std::uint32_t>(slot));
+    const off_t hole = lseek(pair_.ring->segment().fd(), static_cast<off_t>(begin), SEEK_HOLE);
+    CHECK(hole >= static_cast<off_t>(begin + pinned_[slot]));
   }
 
   struct Held {
@@ -153,6 +208,9 @@ class Run {
 
   RingPair pair_;
   long left_;
+  Pinning pinning_;
+  std::vector<std::uint64_t> pinned_;  // bytes of each slot
+  std::vector<long> num_asked_;        // requests to unpin each slot
   std::minstd_rand random_{42};
   std::mutex mutex_;
   std::deque<Held> held_;
@@ -173,6 +231,18 @@ TEST(three_slots_on_a_tight_budget) {
   Run({.num_slots = 3, .num_prefetches = 3, .max_leases = 2, .budget_nbytes = 400 * KiB},
       check::rounds(5000))
       .run();
+}
+TEST(three_pinned_slots_on_a_tight_budget) {
+  const Options options{
+      .num_slots = 3, .num_prefetches = 3, .max_leases = 2, .budget_nbytes = 400 * KiB};
+  Run(options, check::rounds(5000), Pinning::kObeys).run();
+  Run(options, check::rounds(5000), Pinning::kRefuses).run();
+}
+TEST(pinned_slots_without_a_window) {
+  const Options options{
+      .num_slots = 4, .num_prefetches = 0, .max_leases = 3, .budget_nbytes = 400 * KiB};
+  Run(options, check::rounds(5000), Pinning::kObeys).run();
+  Run(options, check::rounds(5000), Pinning::kRefuses).run();
 }
 
 }  // namespace

@@ -150,6 +150,41 @@ TEST(a_small_frame_byte_by_byte) {
   CHECK_EQ(std::memcmp(bytes.data() + 256, payload, 6), 0);
 }
 
+// One copy takes all tensors to a device: they lie together, and nothing else lies among them.
+TEST(tensors_stand_before_arrays_and_the_table_keeps_its_order) {
+  std::vector<OwnedLeaf> leaves{{kInt16, {100}, {1}, LeafKind::kArray},
+                                {kFloat32, {100}, {1}},
+                                {kInt64, {3}, {1}, LeafKind::kArray},
+                                {kFloat32, {0}, {1}},
+                                {kInt16, {10}, {1}}};
+  const auto bytes = written(leaves, "structure");
+  const Frame frame(bytes);
+  std::vector<std::uint64_t> offsets;
+  for (const Leaf& leaf : frame.leaves) offsets.push_back(leaf.offset);
+  // 64 + 5 * 40 bytes of header and table, 9 of structure: the first leaf stands at 512.
+  CHECK(offsets == std::vector<std::uint64_t>({1280, 512, 1536, 1024, 1024}));
+  CHECK_EQ(frame.tensors_offset, 512);
+  CHECK_EQ(frame.tensors_nbytes, 512 + 20);
+  check_round_trip(std::move(leaves), "structure");
+}
+
+TEST(a_frame_without_tensors_has_no_span_of_them) {
+  for (std::vector<OwnedLeaf> leaves :
+       {std::vector<OwnedLeaf>{}, {{kInt16, {3}, {1}, LeafKind::kArray}}}) {
+    const Frame frame(written(leaves, "structure"));
+    CHECK_EQ(frame.tensors_offset, 0);
+    CHECK_EQ(frame.tensors_nbytes, 0);
+  }
+}
+
+TEST(a_frame_of_empty_tensors_has_an_empty_span) {
+  std::vector<OwnedLeaf> leaves{{kFloat32, {0}, {1}}};
+  const auto bytes = written(leaves, "");
+  const Frame frame(bytes);
+  CHECK_EQ(frame.tensors_offset, frame.leaves[0].offset);
+  CHECK_EQ(frame.tensors_nbytes, 0);
+}
+
 std::vector<OwnedLeaf> two_leaves() {
   return {{kInt16, {3, 4}, {4, 1}}, {kFloat32, {2}, {1}, LeafKind::kArray}};
 }
@@ -180,8 +215,8 @@ TEST(every_flipped_bit_of_header_and_table_is_refused) {
 }
 
 // Bytes that a writer with another idea of the layout could have signed.
-void check_refused(std::size_t word, std::uint64_t value, const char* why) {
-  auto leaves = two_leaves();
+std::vector<std::byte> tampered(std::vector<OwnedLeaf> leaves, std::size_t word,
+                                std::uint64_t value) {
   auto bytes = written(leaves, "structure");
   std::memcpy(bytes.data() + 8 * word, &value, 8);
   std::uint64_t table_nbytes;
@@ -189,6 +224,11 @@ void check_refused(std::size_t word, std::uint64_t value, const char* why) {
   const std::size_t signed_nbytes = std::min<std::uint64_t>(56 + table_nbytes, bytes.size() - 8);
   const std::uint64_t sum = checksum_words(std::span(bytes).subspan(8, signed_nbytes));
   std::memcpy(bytes.data(), &sum, 8);
+  return bytes;
+}
+
+void check_refused(std::size_t word, std::uint64_t value, const char* why) {
+  const auto bytes = tampered(two_leaves(), word, value);
   CHECK_THROWS(CorruptSegment, Frame(bytes), why);
 }
 
@@ -212,6 +252,17 @@ TEST(a_signed_contradiction_is_refused) {
   check_refused(11, std::uint64_t{1} << 62, "does not fit its size");
   check_refused(13, std::uint64_t{1} << 62, "does not fit its size");  // stride
   check_refused(13, kMost, "does not fit its size");
+}
+
+TEST(tensors_that_a_hostile_table_scatters_still_span_no_more_than_the_frame) {
+  // Words 8 and 13 are the offsets: the header's eight, then five of a leaf with one dimension.
+  const std::vector<OwnedLeaf> leaves{{kInt16, {4}, {1}}, {kInt16, {4}, {1}}};
+  const Frame moved(tampered(leaves, 8, 0));
+  CHECK_EQ(moved.tensors_offset, 0);
+  CHECK_EQ(moved.tensors_nbytes, 512 + 8);
+  const Frame swapped(tampered(leaves, 8, 512));
+  CHECK_EQ(swapped.tensors_offset, 512);
+  CHECK_EQ(swapped.tensors_nbytes, 8);
 }
 
 TEST(what_changes_after_the_check_changes_nothing) {

@@ -33,6 +33,8 @@ static_assert(offsetof(ReaderLine, published) == 128);
 
 static_assert(offsetof(SlotLine, state) == 0);
 static_assert(offsetof(SlotLine, readers_left) == 4);
+static_assert(offsetof(SlotLine, committed_nbytes) == 8);
+static_assert(offsetof(SlotLine, pinned_nbytes) == 16);
 
 static_assert(offsetof(IndexEntry, slot) == 4);
 static_assert(offsetof(IndexEntry, pass) == 8);
@@ -94,7 +96,7 @@ TEST(the_header_of_a_new_ring_byte_by_byte) {
   const auto ring = Ring::create(3, 5 * MiB, 2);
   const unsigned char expected[40] = {
       'f', 'k', 'a',  't', 'r', 'i', 'n', 'g',  // magic
-      1,   0,   0,    0,                        // version
+      2,   0,   0,    0,                        // version
       3,   0,   0,    0,                        // num_slots
       2,   0,   0,    0,                        // num_readers
       8,   0,   0,    0,                        // index_capacity

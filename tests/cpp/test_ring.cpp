@@ -65,7 +65,7 @@ TEST(attach_names_both_versions) {
   const auto segment = handmade();
   header_of(*segment).version.store(77);
   CHECK_THROWS(CorruptSegment, Ring::attach(segment),
-               "layout version 77, this build reads version 1");
+               "layout version 77, this build reads version 2");
 }
 
 template <typename Change>

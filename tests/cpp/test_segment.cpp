@@ -1,8 +1,10 @@
 // The memory under a ring: sealed, sparse, given back on request.
 
 #include <fcntl.h>
+#include <linux/mempolicy.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -10,6 +12,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "check.h"
+#include "child.h"
 #include "shm/segment.h"
 
 namespace fkat {
@@ -93,6 +96,55 @@ TEST(attach_refuses_an_unsealed_memfd) {
   CHECK_EQ(fcntl(fd, F_ADD_SEALS, F_SEAL_GROW), 0);
   CHECK_THROWS(CorruptSegment, Segment::attach(fd), "not a sealed memfd");
   close(fd);
+}
+
+struct Policy {
+  int mode = -1;
+  unsigned long nodes[16] = {};
+};
+
+Policy policy_at(const std::byte* address) {
+  Policy policy;
+  CHECK_EQ(syscall(SYS_get_mempolicy, &policy.mode, policy.nodes, 8 * sizeof policy.nodes, address,
+                   MPOL_F_ADDR),
+           0);
+  return policy;
+}
+
+void check_prefers_node_0(const Segment& segment) {
+  for (const std::uint64_t at : {std::uint64_t{0}, 2 * MiB, 4 * MiB - 1}) {
+    const Policy policy = policy_at(segment.data() + at);
+    CHECK_EQ(policy.mode, MPOL_PREFERRED);
+    CHECK_EQ(policy.nodes[0], 1);
+  }
+}
+
+// As far as one node can show it: the policy is the file's, so every mapping has it, also one made
+// later, also in another process.
+TEST(a_preferred_node_holds_for_every_mapping) {
+  const auto segment = Segment::create(4 * MiB);
+  const auto earlier = Segment::attach(segment->fd());
+  CHECK_EQ(policy_at(segment->data()).mode, MPOL_DEFAULT);
+  if (!segment->prefer_node(0)) {
+    std::printf("mbind is not allowed here\n");
+    CHECK_EQ(policy_at(segment->data()).mode, MPOL_DEFAULT);
+    return;
+  }
+  check_prefers_node_0(*segment);
+  check_prefers_node_0(*earlier);
+  check_prefers_node_0(*Segment::attach(segment->fd()));
+  Child child([&] { check_prefers_node_0(*Segment::attach(segment->fd())); });
+  CHECK_EQ(child.wait(), 0);
+  earlier->commit(0, 4 * MiB);
+  CHECK_EQ(allocated_nbytes(*segment), 4 * MiB);
+}
+
+TEST(a_node_that_cannot_be_is_refused) {
+  const auto segment = Segment::create(4 * MiB);
+  CHECK_THROWS(ArgumentError, segment->prefer_node(-1), "node is -1");
+  CHECK_THROWS(ArgumentError, segment->prefer_node(1024), "node is 1024");
+  if (!segment->prefer_node(0)) return;
+  CHECK_THROWS(SystemError, segment->prefer_node(1023), "NUMA node 1023");
 }
 
 TEST(a_sparse_tebibyte_costs_nothing) {

@@ -14,8 +14,8 @@ from fkat.data import _arguments as arguments
 from fkat.data._source.fingerprint import NO_TRAIL, Description, Trail
 from fkat.data._source.note import Delivered, Described, Ends, Event, Mark, Notice
 from fkat.data._transport.feed import Feed, LoaderStats
-from fkat.data._transport.producer_feed import RingOptions
-from fkat.data.errors import CorruptSegmentError, ProducerDiedError, StalledError
+from fkat.data._transport.producer_feed import MAX_LEASES, RingOptions
+from fkat.data.errors import CorruptSegmentError, DeviceError, ProducerDiedError, StalledError
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -60,6 +60,7 @@ class FedLoader(ABC, Generic[T_co]):
         timeout: float,
         memory_budget_nbytes: int | None,
         max_microbatch_nbytes: int,
+        device_prefetch: int,
     ) -> None:
         self._seed = arguments.integer("seed", seed)
         self._factory = arguments.function("dataloader_factory", dataloader_factory)
@@ -77,6 +78,9 @@ class FedLoader(ABC, Generic[T_co]):
             ),
             context=arguments.context("multiprocessing_context", multiprocessing_context),
             timeout_s=arguments.seconds("timeout", timeout) or None,
+            num_device_prefetches=arguments.integer(
+                "device_prefetch", device_prefetch, minimum=0, maximum=MAX_LEASES - 1
+            ),
         )
         self._device = arguments.device("device", device)
         self._multiprocessing = arguments.boolean("multiprocessing", multiprocessing)
@@ -120,7 +124,8 @@ class FedLoader(ABC, Generic[T_co]):
             raise StopIteration
         try:
             feed = self._current_feed()
-            while type(produced := feed.next(self._device)) is not Delivered:
+            number = self._num_before + self._num_delivered
+            while type(produced := feed.next(self._device, number)) is not Delivered:
                 self._take_note(produced)  # type: ignore[arg-type]
         except StopIteration:
             self._is_over = True
@@ -159,7 +164,7 @@ class FedLoader(ABC, Generic[T_co]):
             self._restart(epoch)
 
     def set_device(self, device: torch.device | None) -> None:
-        """Move tensors to ``device`` from the next microbatch on; None leaves them on the host."""
+        """Deliver tensors on ``device`` from the next microbatch on; None: in host memory."""
         self._device = arguments.device("device", device)
 
     def stats(self) -> LoaderStats:
@@ -252,8 +257,8 @@ class FedLoader(ABC, Generic[T_co]):
             feed.stop()
 
     def _fail(self, error: Exception) -> None:
-        if isinstance(error, StalledError):
-            return  # nothing is lost: asking again waits again
-        if isinstance(error, ProducerDiedError | CorruptSegmentError):
+        if isinstance(error, StalledError | torch.cuda.OutOfMemoryError):
+            return  # nothing is lost: asking again waits, or tries, again
+        if isinstance(error, ProducerDiedError | CorruptSegmentError | DeviceError):
             self.teardown()
         self._has_failed = True

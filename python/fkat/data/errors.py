@@ -4,10 +4,11 @@ Errors of user code (dataset, sampler, collate function, factory) are raised in 
 their own type.
 """
 
-from fkat.data._core import CorruptSegmentError
+from fkat.data._core import CorruptSegmentError, DeviceError
 
 __all__ = [
     "CorruptSegmentError",
+    "DeviceError",
     "ProducerDiedError",
     "ResumeMismatchError",
     "StalledError",

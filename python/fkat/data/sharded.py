@@ -69,13 +69,17 @@ class ShardedDataLoader(FedLoader[T_co]):
             producer; 0 makes each on demand; -1 as many as the memory budget admits.
         dp_rank: Data-parallel rank. Ranks that share one see the same microbatches.
         profiler: A Lightning ``Profiler``, run in the producers.
-        device: Where to move tensors; None leaves them in host memory.
+        device: Where tensors are delivered; None: in host memory. To a CUDA device they are copied
+            from shared memory on a stream of their own, while the training step computes; a tensor
+            keeps the device memory of its whole microbatch, so ``clone()`` what you keep for long.
         multiprocessing: False makes the same microbatches in the calling thread, for debugging.
         multiprocessing_context: Start method or context, as in ``DataLoader``.
         timeout: Longest wait for a microbatch, in seconds; 0 for no limit.
         memory_budget_nbytes: What may be published ahead by all producers, in bytes; None for a
             quarter of the memory available to this process.
         max_microbatch_nbytes: Address space reserved for a microbatch, in bytes. Costs no memory.
+        device_prefetch: With a CUDA device, at most so many microbatches (0 to 7) are on their way
+            there, or waiting there, behind the next one.
         on_shard_error: ``"skip"`` gives up a shard in which an error is raised, with a warning and
             a count in `stats`; ``"raise"`` raises it, naming the shard.
 
@@ -102,6 +106,7 @@ class ShardedDataLoader(FedLoader[T_co]):
         timeout: float = 0,
         memory_budget_nbytes: int | None = None,
         max_microbatch_nbytes: int = 1 << 30,
+        device_prefetch: int = 2,
         on_shard_error: str = "raise",
     ) -> None:
         super().__init__(
@@ -116,6 +121,7 @@ class ShardedDataLoader(FedLoader[T_co]):
             timeout,
             memory_budget_nbytes,
             max_microbatch_nbytes,
+            device_prefetch,
         )
         self._sampler = as_sampler("shard_sampler", shard_sampler)
         self._num_shard_prefetches = arguments.integer(
@@ -202,7 +208,9 @@ class ShardedDataLoader(FedLoader[T_co]):
         num_producers = max(self._num_shard_prefetches, 1)
         options = replace(self._options, num_rings=num_producers)
         works = (work.of_producer(i, num_producers) for i in range(num_producers))
-        return ShardFeed([ProducerFeed(part, options) for part in works], work.is_lazy)
+        return ShardFeed(
+            [ProducerFeed(part, options, self._device) for part in works], work.is_lazy
+        )
 
     def _shard_resume(self, place: Place | None) -> ShardResume | None:
         if place is None or self._loaded is None:

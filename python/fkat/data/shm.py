@@ -49,7 +49,9 @@ class ShmDataLoader(FedLoader[T_co]):
         dp_rank: Data-parallel rank. Ranks that share one see the same microbatches.
         profiler: A Lightning ``Profiler``, run in the producer; the name of its report gets the pid
             as a suffix.
-        device: Where to move tensors; None leaves them in host memory.
+        device: Where tensors are delivered; None: in host memory. To a CUDA device they are copied
+            from shared memory on a stream of their own, while the training step computes; a tensor
+            keeps the device memory of its whole microbatch, so ``clone()`` what you keep for long.
         multiprocessing: False makes the same microbatches in the calling thread, for debugging.
         multiprocessing_context: Start method or context, as in ``DataLoader``; None for
             multiprocessing's default.
@@ -57,6 +59,8 @@ class ShmDataLoader(FedLoader[T_co]):
         memory_budget_nbytes: What may be published ahead, in bytes; None for a quarter of the
             memory available to this process (limits of its cgroups included).
         max_microbatch_nbytes: Address space reserved for a microbatch, in bytes. Costs no memory.
+        device_prefetch: With a CUDA device, at most so many microbatches (0 to 7) are on their way
+            there, or waiting there, behind the next one.
         dp_size: Data-parallel ranks among which the factory's microbatches are dealt: this one gets
             number dp_rank, dp_rank + dp_size, ... of every epoch, and a state saved by any number
             of ranks can be resumed by another number. None if the factory sees to it that each
@@ -72,8 +76,10 @@ class ShmDataLoader(FedLoader[T_co]):
     `fkat.data.errors.ProducerDiedError` when the producer was killed, ``MemoryError`` when a slot
     cannot grow, ``ValueError`` for a microbatch larger than ``max_microbatch_nbytes`` or
     ``memory_budget_nbytes``, ``TypeError`` for one that cannot be pickled, and
-    `fkat.data.errors.StalledError` after ``timeout``, when asking again waits again. After
-    ``load_state_dict`` also `fkat.data.errors.ResumeMismatchError`.
+    `fkat.data.errors.StalledError` after ``timeout``, when asking again waits again. With a
+    ``device`` also `fkat.data.errors.DeviceError` when it cannot be used or a copy to it fails, and
+    ``torch.cuda.OutOfMemoryError``, when asking again tries again. After ``load_state_dict`` also
+    `fkat.data.errors.ResumeMismatchError`.
     """
 
     def __init__(
@@ -90,6 +96,7 @@ class ShmDataLoader(FedLoader[T_co]):
         timeout: float = 0,
         memory_budget_nbytes: int | None = None,
         max_microbatch_nbytes: int = 1 << 30,
+        device_prefetch: int = 2,
         dp_size: int | None = None,
         drop_last: bool = True,
     ) -> None:
@@ -105,6 +112,7 @@ class ShmDataLoader(FedLoader[T_co]):
             timeout,
             memory_budget_nbytes,
             max_microbatch_nbytes,
+            device_prefetch,
         )
         self._dp_size = arguments.optional_integer("dp_size", dp_size, minimum=1)
         drop_last = arguments.boolean("drop_last", drop_last)
@@ -191,7 +199,9 @@ class ShmDataLoader(FedLoader[T_co]):
         work = LoaderWork(
             self._factory, seeder, self._profiler, self._part, self._resume_from(resume)
         )
-        return ProducerFeed(work, self._options) if self._multiprocessing else LocalFeed(work)
+        if not self._multiprocessing:
+            return LocalFeed(work)
+        return ProducerFeed(work, self._options, self._device)
 
     def _resume_from(self, place: Place | None) -> Resume | None:
         if place is None:

@@ -34,9 +34,9 @@ class ShardFeed:
         for feed in self._feeds:
             feed.begin_pass(epoch, start)
 
-    def next(self, device: torch.device | None) -> Produced:
+    def next(self, device: torch.device | None, number: int) -> Produced:
         # Whose turn it is: when that one has nothing left, neither have those after it.
-        produced = self._feeds[self._num_done % len(self._feeds)].next(device)
+        produced = self._feeds[self._num_done % len(self._feeds)].next(device, number)
         if type(produced) is ShardDone:
             self._num_done += 1
             self._num_skipped += produced.was_skipped

@@ -19,49 +19,17 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from torch._C import _from_dlpack, _to_dlpack
 
+from fkat.data._transport.dtypes import (
+    LAZY_CHECK_OF_PLAIN_DTYPE,
+    from_dlpack,
+    is_lazy,
+    to_dlpack,
+)
 from fkat.data._transport.locate import describe_unpicklable
 
-# Dtypes by what can hide behind them: a lazy conjugation, a lazy negation, or nothing.
-_COMPLEX = ("complex64", "complex128")
-_FLOATING = (
-    *("float16", "bfloat16", "float32", "float64"),
-    *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
-)
-_INTEGRAL = (
-    *("bool", "uint8", "uint16", "uint32", "uint64"),
-    *("int8", "int16", "int32", "int64"),
-)
-
-from_dlpack: Callable[[Any], torch.Tensor] = _from_dlpack
 asarray: Callable[[Any], np.ndarray[Any, Any]] = np.asarray
 
-
-def _never(_: torch.Tensor) -> bool:
-    return False
-
-
-def _is_lazy(tensor: torch.Tensor) -> bool:
-    """Whether the memory is to be conjugated or negated when read; DLPack would not say so."""
-    return tensor.is_conj() or tensor.is_neg()
-
-
-def _survives_dlpack(dtype: torch.dtype) -> bool:
-    """Whether this torch sends the dtype through DLPack and gets it back: releases differ."""
-    try:
-        return from_dlpack(_to_dlpack(torch.empty(1, dtype=dtype))).dtype == dtype
-    except (RuntimeError, BufferError):
-        return False
-
-
-def _plain_dtypes() -> dict[torch.dtype, Callable[[torch.Tensor], bool]]:
-    checks = ((_COMPLEX, _is_lazy), (_FLOATING, torch.Tensor.is_neg), (_INTEGRAL, _never))
-    known = ((getattr(torch, name, None), check) for names, check in checks for name in names)
-    return {dtype: check for dtype, check in known if dtype and _survives_dlpack(dtype)}
-
-
-_LAZY_CHECK_OF_PLAIN_DTYPE = _plain_dtypes()
 _PLAIN_ARRAY_CHARS = frozenset("?bhilqBHILQefdFD")
 _VIEWABLE_ARRAY_KINDS = frozenset("biufcmMSUV")
 
@@ -150,12 +118,12 @@ class _Encoder:
 
     def reduce_tensor(self, tensor: torch.Tensor) -> Any:
         """As ``__reduce_ex__``. Called for every tensor: the hottest code of the producer."""
-        is_lazy = _LAZY_CHECK_OF_PLAIN_DTYPE.get(tensor.dtype)
-        if is_lazy is None or tensor.requires_grad or is_lazy(tensor):
+        lazy_check = LAZY_CHECK_OF_PLAIN_DTYPE.get(tensor.dtype)
+        if lazy_check is None or tensor.requires_grad or lazy_check(tensor):
             return _reduce_unusual_tensor(tensor)
         try:
             is_dense = tensor.is_contiguous() or _is_dense(tensor)
-            self.leaves.append(_to_dlpack(tensor if is_dense else tensor.clone()))
+            self.leaves.append(to_dlpack(tensor if is_dense else tensor.clone()))
         except (RuntimeError, BufferError):  # no memory to look at: sparse, nested, meta
             return _reduce_unusual_tensor(tensor)
         return _leaf, (len(self.leaves) - 1,)
@@ -192,7 +160,7 @@ def _reduce_unusual_tensor(tensor: torch.Tensor) -> Any:
         return _reduce_sparse(tensor)
     if not tensor.is_cpu or tensor.is_quantized:
         return _reduce_by_itself(tensor)
-    if _is_lazy(tensor):
+    if is_lazy(tensor):
         return _itself, (tensor.resolve_conj().resolve_neg(),)
     try:
         # Not view(-1): a single element may have any stride, and then has no bytes to view.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from operator import add
 from typing import Protocol
 
 import torch
@@ -20,6 +21,8 @@ class LoaderStats:
         num_copies: Microbatches delivered as private copies, because too many were kept alive.
         stall_s: Seconds that ``next()`` waited for data.
         num_skipped_shards: Shards given up because of an error in them.
+        pinned_nbytes: Bytes of the ring that are page-locked now, as sources of copies to a device.
+        pinning_s: Seconds spent in page-locking.
     """
 
     num_microbatches: int = 0
@@ -27,15 +30,11 @@ class LoaderStats:
     num_copies: int = 0
     stall_s: float = 0.0
     num_skipped_shards: int = 0
+    pinned_nbytes: int = 0
+    pinning_s: float = 0.0
 
     def __add__(self, other: LoaderStats) -> LoaderStats:
-        return LoaderStats(
-            self.num_microbatches + other.num_microbatches,
-            self.nbytes + other.nbytes,
-            self.num_copies + other.num_copies,
-            self.stall_s + other.stall_s,
-            self.num_skipped_shards + other.num_skipped_shards,
-        )
+        return LoaderStats(*map(add, astuple(self), astuple(other)))
 
 
 class Feed(Protocol):
@@ -44,8 +43,12 @@ class Feed(Protocol):
     def begin_pass(self, epoch: int, start: int = 0) -> None:
         """Start over with the first microbatch of ``epoch``; what is prefetched is dropped."""
 
-    def next(self, device: torch.device | None) -> Produced:
+    def next(self, device: torch.device | None, number: int) -> Produced:
         """The next microbatch, its tensors on ``device``, or what happens before it.
+
+        Args:
+            device: None for host memory.
+            number: Of that microbatch in its epoch, for errors to name.
 
         Raises:
             StopIteration: The pass is over.

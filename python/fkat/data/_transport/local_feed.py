@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import torch
 
+from fkat.data._device.cuda import check
 from fkat.data._seeding import preserved_rng
 from fkat.data._source.note import Delivered, Produced
-from fkat.data._transport.codec import move
 from fkat.data._transport.feed import LoaderStats
+from fkat.data._transport.reader import moved
 from fkat.data._transport.work import PassSource, Work
 
 
@@ -25,6 +26,7 @@ class LocalFeed:
         self._source: PassSource | None = None
         self._produced: Iterator[Produced] = iter(())
         self._epoch = 0
+        self._checked: torch.device | None = None
         self._stats = LoaderStats()
 
     def begin_pass(self, epoch: int, start: int = 0) -> None:
@@ -32,13 +34,16 @@ class LocalFeed:
         with preserved_rng():
             self._produced = self._built_source().iterate(epoch, start)
 
-    def next(self, device: torch.device | None) -> Produced:
+    def next(self, device: torch.device | None, number: int) -> Produced:
+        if device is not None and device != self._checked:
+            check(device)
+            self._checked = device
         begin = time.perf_counter()
         with preserved_rng():
             produced = next(self._produced)
         if isinstance(produced, Delivered):
             if device is not None:
-                produced = produced._replace(microbatch=move(produced.microbatch, device))
+                produced = moved(produced, device)
             waited_s = time.perf_counter() - begin
             self._stats += LoaderStats(num_microbatches=1, stall_s=waited_s)
         return produced

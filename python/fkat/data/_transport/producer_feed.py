@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import deque
 from dataclasses import dataclass
 from multiprocessing import util
 from multiprocessing.context import BaseContext
@@ -11,12 +12,13 @@ from multiprocessing.context import BaseContext
 import torch
 
 from fkat.data import _core
+from fkat.data._device import cuda
 from fkat.data._source.note import Delivered, Produced
-from fkat.data._transport.codec import asarray, from_dlpack
 from fkat.data._transport.feed import LoaderStats
 from fkat.data._transport.producer_process import ProducerProcess
-from fkat.data._transport.record import unpack
+from fkat.data._transport.reader import Arrival, HostReader, Reader, moved
 from fkat.data._transport.remote_error import load_error
+from fkat.data._transport.staged_reader import StagedReader, can_stage
 from fkat.data._transport.work import Work
 from fkat.data.errors import StalledError
 
@@ -35,6 +37,7 @@ class RingOptions:
         memory_budget_nbytes: None for a quarter of what is available to this process.
         context: How to start the producer.
         timeout_s: Longest wait for a microbatch; None for no limit.
+        num_device_prefetches: Copies to a device in flight behind that of the next microbatch.
         num_rings: How many rings share the budget.
     """
 
@@ -43,6 +46,7 @@ class RingOptions:
     memory_budget_nbytes: int | None
     context: BaseContext
     timeout_s: float | None
+    num_device_prefetches: int
     num_rings: int = 1
 
     @property
@@ -69,13 +73,21 @@ class RingOptions:
 class ProducerFeed:
     """Starts a producer and reads its ring. One process and one ring for any number of passes."""
 
-    def __init__(self, work: Work, options: RingOptions) -> None:
+    def __init__(self, work: Work, options: RingOptions, device: torch.device | None) -> None:
+        self._options = options
         self._timeout_s = options.timeout_s
         self._has_warned = False
-        self._of_events = LoaderStats()  # which the ring takes for microbatches
-        ring = _core.Ring.create(options.num_slots, options.max_microbatch_nbytes)
-        self._consumer = _core.Consumer(ring, options.window, MAX_LEASES)
-        self._process = ProducerProcess(work, ring, options.ring_budget_nbytes, options.context)
+        self._num_microbatches = self._nbytes = self._num_copies = 0
+        self._ring = _core.Ring.create(options.num_slots, options.max_microbatch_nbytes)
+        self._consumer = _core.Consumer(self._ring, options.window, MAX_LEASES)
+        self._device = device
+        self._reader = self._open_reader(
+            device
+        )  # first: no producer for a device that is not there
+        self._left: deque[Arrival] = deque()  # of a reader for another device
+        self._process = ProducerProcess(
+            work, self._ring, options.ring_budget_nbytes, options.context
+        )
         pidfd = self._process.open_pidfd()
         try:
             self._consumer.watch(pidfd)
@@ -88,25 +100,31 @@ class ProducerFeed:
         return self._process.pid
 
     def begin_pass(self, epoch: int, start: int = 0) -> None:
+        self._left.clear()
+        self._reader.drop()
         self._consumer.begin_pass(epoch, start)
 
-    def next(self, device: torch.device | None) -> Produced:
+    def next(self, device: torch.device | None, number: int) -> Produced:
+        if device != self._device:
+            self._move_to(device)
         try:
-            record = self._consumer.acquire(self._timeout_s)
+            if self._left:
+                produced, nbytes, is_copy = self._left[0].deliver()
+                self._left.popleft()
+                produced = moved(produced, device)
+            else:
+                produced, nbytes, is_copy = self._reader.next(self._timeout_s, number)
         except _core.ProducerExitedError:
             raise self._gone() from None
         except TimeoutError:
             raise self._stalled() from None
-        if type(record) is _core.Microbatch:
-            if record.is_copy and not self._has_warned:
+        if type(produced) is Delivered:
+            self._num_microbatches += 1
+            self._nbytes += nbytes
+            self._num_copies += is_copy
+            if is_copy and not self._has_warned:
                 self._warn_of_copies()
-            produced = unpack(record.structure, record.leaves(from_dlpack, asarray), device)
-            if type(produced) is not Delivered:
-                self._of_events += LoaderStats(1, record.nbytes, int(record.is_copy))
-            return produced
-        if type(record) is _core.ProducerError:
-            raise load_error(record.text)
-        raise StopIteration
+        return produced
 
     def length(self) -> int | None:
         try:
@@ -122,17 +140,37 @@ class ProducerFeed:
         raise self._error_instead_of_length()
 
     def stats(self) -> LoaderStats:
-        seen = self._consumer.stats
-        events = self._of_events
+        pinned_nbytes, pinning_s = self._reader.pinning()
         return LoaderStats(
-            seen.num_microbatches - events.num_microbatches,
-            seen.nbytes - events.nbytes,
-            seen.num_copies - events.num_copies,
-            seen.stall_s,
+            self._num_microbatches,
+            self._nbytes,
+            self._num_copies,
+            self._consumer.stats.stall_s,
+            pinned_nbytes=pinned_nbytes,
+            pinning_s=pinning_s,
         )
 
     def stop(self) -> None:
-        self._process.stop()
+        try:
+            self._process.stop()
+        finally:
+            self._reader.close()
+
+    def _open_reader(self, device: torch.device | None) -> Reader:
+        if device is None or device.type != "cuda":
+            return HostReader(self._consumer, device)
+        memory = cuda.open_memory(device)
+        if not can_stage():
+            cuda.tell_unstaged(device)
+            return HostReader(self._consumer, device)
+        num_prefetches = self._options.num_device_prefetches
+        return StagedReader(self._ring, self._consumer, MAX_LEASES, memory, num_prefetches)
+
+    def _move_to(self, device: torch.device | None) -> None:
+        """Read for another device from now on; what was read for the old one comes first."""
+        self._left += self._reader.close()
+        self._reader, self._device = HostReader(self._consumer, None), None  # if opening fails
+        self._reader, self._device = self._open_reader(device), device
 
     def _error_instead_of_length(self) -> Exception:
         """Why the source could not be built; it was published instead of a length."""

@@ -29,6 +29,12 @@ def pack(produced: Produced) -> tuple[bytes, list[Any]]:
     return encode(microbatch, place + inner)
 
 
+def is_event(structure: bytes) -> bool:
+    """Whether it is the structure of an event, not of a microbatch."""
+    shard: int = _PLACE.unpack_from(structure)[0]
+    return shard < 0
+
+
 def unpack(structure: bytes, leaves: Sequence[Any], device: torch.device | None) -> Produced:
     """What `pack` was given; tensors of a microbatch on ``device`` unless it is None."""
     shard, offset, digest, ends, inner_nbytes = _PLACE.unpack_from(structure)

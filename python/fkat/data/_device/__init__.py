@@ -1,0 +1,1 @@
+"""Devices that microbatches are copied to."""

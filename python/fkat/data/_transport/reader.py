@@ -1,0 +1,102 @@
+"""What is read from a ring, and how it is handed to the trainer."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from fkat.data import _core
+from fkat.data._source.note import Delivered, Produced
+from fkat.data._transport.codec import asarray, move
+from fkat.data._transport.dtypes import from_dlpack
+from fkat.data._transport.record import unpack
+from fkat.data._transport.remote_error import load_error
+
+
+class Arrived(NamedTuple):
+    """What a reader delivers.
+
+    Attributes:
+        produced: A microbatch, or an event.
+        nbytes: Of its frame in the ring.
+        is_copy: Whether the frame was copied out because too many slots were in use.
+    """
+
+    produced: Produced
+    nbytes: int
+    is_copy: bool
+
+
+class Arrival(Protocol):
+    """Something that was read from the ring and not yet delivered."""
+
+    def deliver(self) -> Arrived:
+        """It, for the caller; the same each time.
+
+        Raises:
+            StopIteration: It is the end of the pass.
+        """
+
+
+class Reader(Protocol):
+    """The trainer's way of reading one ring. Used by one thread at a time."""
+
+    def next(self, timeout_s: float | None, number: int) -> Arrived:
+        """What comes next; ``number`` is that of the next microbatch in its epoch.
+
+        Raises:
+            StopIteration: The pass is over.
+            TimeoutError: Nothing came within ``timeout_s``; nothing is lost.
+        """
+
+    def drop(self) -> None:
+        """Forget what was read and not delivered."""
+
+    def close(self) -> deque[Arrival]:
+        """Stop; returns what was read and not delivered."""
+
+    def pinning(self) -> tuple[int, float]:
+        """Bytes page-locked now, and seconds spent in page-locking so far."""
+
+
+def deliver(record: Any, device: torch.device | None) -> Arrived:
+    """What a record of the ring means, tensors moved to ``device`` by torch unless it is None."""
+    if type(record) is not _core.Microbatch:
+        raise end_of(record)
+    leaves = record.leaves(from_dlpack, asarray)
+    produced = unpack(record.structure, leaves, device)
+    return Arrived(produced, record.nbytes, record.is_copy)
+
+
+def end_of(record: Any) -> Exception:
+    """What a record that is no microbatch says: that the pass is over, or why it failed."""
+    return load_error(record.text) if type(record) is _core.ProducerError else StopIteration()
+
+
+def moved(produced: Produced, device: torch.device | None) -> Produced:
+    """It, with the tensors of a microbatch on ``device``; None means in host memory."""
+    if type(produced) is not Delivered:
+        return produced
+    return produced._replace(microbatch=move(produced[0], device or torch.device("cpu")))
+
+
+class HostReader:
+    """Microbatches as views of their slots, or copied from there by torch, one at a time."""
+
+    def __init__(self, consumer: _core.Consumer, device: torch.device | None) -> None:
+        self._consumer = consumer
+        self._device = device
+
+    def next(self, timeout_s: float | None, number: int) -> Arrived:
+        return deliver(self._consumer.acquire(timeout_s), self._device)
+
+    def drop(self) -> None:
+        """Nothing is read ahead."""
+
+    def close(self) -> deque[Arrival]:
+        return deque()
+
+    def pinning(self) -> tuple[int, float]:
+        return 0, 0.0
