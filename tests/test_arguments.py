@@ -42,6 +42,8 @@ WRONG_TYPES = [
     *[("timeout", value) for value in (None, "1", True, [], 1j)],
     *[("memory_budget_nbytes", value) for value in ("1", 1e9, True, [])],
     *[("max_microbatch_nbytes", value) for value in (None, "1", 1e9, True, [])],
+    *[("device_prefetch", value) for value in (None, "2", 2.0, True)],
+    *[("max_restarts", value) for value in (None, "2", 2.0, True)],
     *[("dp_size", value) for value in ("1", 2.0, True, [])],
     *[("drop_last", value) for value in (None, 0, "no", [])],
 ]
@@ -54,6 +56,8 @@ WRONG_VALUES = [
     *[("timeout", value) for value in (-1, -0.001, float("nan"), float("inf"))],
     *[("memory_budget_nbytes", value) for value in (0, -1)],
     *[("max_microbatch_nbytes", value) for value in (0, -1, 1 << 60)],
+    *[("device_prefetch", value) for value in (-1, 8)],
+    *[("max_restarts", value) for value in (-1, -(10**6))],
     *[("dp_size", value) for value in (0, -1)],
 ]
 
@@ -71,6 +75,8 @@ RIGHT = [
     *[("timeout", value) for value in (0, 1, 0.5, 10**6)],
     *[("memory_budget_nbytes", value) for value in (None, 1, 10**15, Index())],
     *[("max_microbatch_nbytes", value) for value in (1, 1 << 40, Index())],
+    *[("device_prefetch", value) for value in (0, 2, 7, Index())],
+    *[("max_restarts", value) for value in (0, 3, 10**6, Index())],
     *[("dp_size", value) for value in (None, 1, 4096, Index())],
     *[("drop_last", value) for value in (True, False)],
 ]

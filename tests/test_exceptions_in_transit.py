@@ -115,7 +115,7 @@ def test_stop_iteration_is_no_silent_end_in_this_process(fails):
 @pytest.mark.parametrize("fails", [dataset_fails, factory_fails])
 def test_a_hard_exit_is_an_error_with_its_code(fails, code, tmp_path):
     gone = tmp_path / "gone"
-    loader = ShmDataLoader(0, partial(fails, partial(os._exit, code), gone))
+    loader = ShmDataLoader(0, partial(fails, partial(os._exit, code), gone), max_restarts=0)
     error = failure(loader, ProducerDiedError)
     assert error.exit_code == code
     assert f"exited with code {code}" in str(error)

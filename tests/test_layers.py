@@ -28,14 +28,17 @@ C_LAYERS = {
 PYTHON_LAYERS = {
     **dict.fromkeys(["_arguments", "_parts", "_seeding", "_factory", "samplers", "datasets"], 6),
     **dict.fromkeys(["errors", "_state", "_source", "_device", "_transport"], 7),
-    **dict.fromkeys(["_loader", "_shards", "_mixture"], 7),
+    **dict.fromkeys(["_restarts", "_loader", "_shards", "_mixture"], 7),
     "_build": 7,
     **dict.fromkeys(["shm", "sharded", "dict"], 8),
     **dict.fromkeys(["_lightning", "data_module"], 9),
     "__init__": 10,
 }
 # Within layer 7 each may use those before it.
-ORDER_IN_LAYER_7 = ["errors", "_state", "_source", "_device", "_transport", "_loader", "_shards", "_mixture"]
+ORDER_IN_LAYER_7 = [
+    *("errors", "_state", "_source", "_device", "_transport"),
+    *("_restarts", "_loader", "_shards", "_mixture"),
+]
 LOADERS = {"shm", "sharded", "dict"}
 TOOLKIT_CHECK = CSRC / "cuda" / "toolkit_check.cpp"  # is there to compare with CUDA's own headers
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -50,6 +51,11 @@ def unbatched(dataset: Dataset, num_workers: int = 0) -> DataLoader:
     return DataLoader(dataset, batch_size=None, num_workers=num_workers)
 
 
+def new_loader(*arguments: Any, **options: Any) -> ShmDataLoader:
+    """One whose producer's death is an error; of what follows otherwise see test_restart.py."""
+    return ShmDataLoader(*arguments, max_restarts=0, **options)
+
+
 def producer_pid() -> int:
     (pid,) = [p.pid for p in multiprocessing.active_children() if p.name == "fkat.data producer"]
     return pid
@@ -87,7 +93,7 @@ def wait_for_stuck(stuck: Stuck, wait_until: Callable[..., None]) -> Callable[[]
 
 @each_fatal_signal
 def test_killed_while_the_trainer_computes(stuck, wait_for_stuck, number):
-    loader = ShmDataLoader(0, partial(unbatched, stuck))
+    loader = new_loader(0, partial(unbatched, stuck))
     values = [value(next(loader))]
     wait_for_stuck()
     os.kill(producer_pid(), number)
@@ -99,7 +105,7 @@ def test_killed_while_the_trainer_computes(stuck, wait_for_stuck, number):
 
 @each_fatal_signal
 def test_killed_while_the_trainer_waits(stuck, number, start_killer):
-    loader = ShmDataLoader(0, partial(unbatched, stuck))
+    loader = new_loader(0, partial(unbatched, stuck))
     values = [value(next(loader)) for _ in range(STUCK_AT)]
     start_killer(producer_pid(), number)
     more, error = values_until_death(loader)
@@ -129,7 +135,7 @@ def _kill_soon(pid: int, number: int) -> None:
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_the_error_names_pid_and_signal(stuck, wait_for_stuck, method):
-    loader = ShmDataLoader(0, partial(unbatched, stuck), multiprocessing_context=method)
+    loader = new_loader(0, partial(unbatched, stuck), multiprocessing_context=method)
     next(loader)
     wait_for_stuck()
     pid = producer_pid()
@@ -141,7 +147,7 @@ def test_the_error_names_pid_and_signal(stuck, wait_for_stuck, method):
 
 
 def test_iterating_again_starts_a_new_producer(stuck, wait_for_stuck):
-    loader = ShmDataLoader(0, partial(unbatched, stuck))
+    loader = new_loader(0, partial(unbatched, stuck))
     next(loader)
     wait_for_stuck()
     first_pid = producer_pid()
@@ -154,7 +160,7 @@ def test_iterating_again_starts_a_new_producer(stuck, wait_for_stuck):
 
 @pytest.mark.parametrize("num_taken", [0, 2])
 def test_next_after_the_death_is_an_error_and_no_silent_end(stuck, wait_for_stuck, num_taken):
-    loader = ShmDataLoader(0, partial(unbatched, stuck))
+    loader = new_loader(0, partial(unbatched, stuck))
     len(loader)
     for _ in range(num_taken):
         next(loader)
@@ -167,7 +173,7 @@ def test_next_after_the_death_is_an_error_and_no_silent_end(stuck, wait_for_stuc
 
 
 def test_len_of_a_dead_producer_is_an_error(start_killer, tmp_path):
-    loader = ShmDataLoader(0, partial(_hang, tmp_path), timeout=0.1)
+    loader = new_loader(0, partial(_hang, tmp_path), timeout=0.1)
     with pytest.raises(StalledError):
         next(loader)
     start_killer(producer_pid(), signal.SIGKILL)
@@ -186,7 +192,7 @@ def _hang(folder: Path) -> list[int]:
 
 
 def test_tensors_delivered_before_stay_right(stuck, wait_for_stuck):
-    loader = ShmDataLoader(0, partial(unbatched, stuck))
+    loader = new_loader(0, partial(unbatched, stuck))
     kept = [next(loader), next(loader)]
     wait_for_stuck()
     os.kill(producer_pid(), signal.SIGKILL)
@@ -199,7 +205,7 @@ def test_sigterm_works_although_the_trainer_handles_it(stuck, wait_for_stuck):
     caught = []
     before = signal.signal(signal.SIGTERM, lambda *_: caught.append(os.getpid()))
     try:
-        loader = ShmDataLoader(0, partial(unbatched, stuck), multiprocessing_context="fork")
+        loader = new_loader(0, partial(unbatched, stuck), multiprocessing_context="fork")
         next(loader)
         wait_for_stuck()
         os.kill(producer_pid(), signal.SIGTERM)
@@ -212,7 +218,7 @@ def test_sigterm_works_although_the_trainer_handles_it(stuck, wait_for_stuck):
 
 def test_a_stopped_producer_is_not_taken_for_dead(stuck, wait_for_stuck):
     stuck.gone.touch()
-    loader = ShmDataLoader(0, partial(unbatched, stuck), 0, timeout=0.3)
+    loader = new_loader(0, partial(unbatched, stuck), 0, timeout=0.3)
     assert value(next(loader)) == 0
     pid = producer_pid()
     os.kill(pid, signal.SIGSTOP)
@@ -225,7 +231,7 @@ def test_a_stopped_producer_is_not_taken_for_dead(stuck, wait_for_stuck):
 
 
 def test_a_stopped_producer_can_be_torn_down(stuck):
-    loader = ShmDataLoader(0, partial(unbatched, stuck))
+    loader = new_loader(0, partial(unbatched, stuck))
     next(loader)
     os.kill(producer_pid(), signal.SIGSTOP)
     loader.teardown()
@@ -233,7 +239,7 @@ def test_a_stopped_producer_can_be_torn_down(stuck):
 
 
 def test_after_a_timeout_asking_again_loses_nothing(stuck):
-    loader = ShmDataLoader(0, partial(unbatched, stuck), timeout=0.2)
+    loader = new_loader(0, partial(unbatched, stuck), timeout=0.2)
     values = [value(next(loader)) for _ in range(STUCK_AT)]
     for _ in range(2):
         with pytest.raises(StalledError, match=r"timeout=0\.2"):
@@ -244,7 +250,7 @@ def test_after_a_timeout_asking_again_loses_nothing(stuck):
 
 
 def test_the_workers_of_a_killed_producer_end(stuck, wait_until, is_alive):
-    loader = ShmDataLoader(0, partial(unbatched, stuck, num_workers=2))
+    loader = new_loader(0, partial(unbatched, stuck, num_workers=2))
     next(loader)
     workers = psutil.Process(producer_pid()).children(recursive=True)
     assert len(workers) == 2
@@ -254,7 +260,7 @@ def test_the_workers_of_a_killed_producer_end(stuck, wait_until, is_alive):
 
 
 def test_a_killed_worker_is_an_error_of_the_dataloader(stuck):
-    loader = ShmDataLoader(0, partial(unbatched, stuck, num_workers=1))
+    loader = new_loader(0, partial(unbatched, stuck, num_workers=1))
     len(loader)
     next(loader)
     (worker,) = psutil.Process(producer_pid()).children(recursive=True)

@@ -235,7 +235,7 @@ def test_other_ranks_can_resume_though_a_shard_cannot_be_opened(count):
 @pytest.mark.parametrize("victim", [0, 1, 2])
 def test_a_killed_producer_is_reported_and_nothing_is_left(victim):
     before = set(psutil.Process().children())
-    loader = new_loader(names_of([40] * 6), OpenShard(), 3, 1, multiprocessing=True)
+    loader = new_loader(names_of([40] * 6), OpenShard(), 3, 1, multiprocessing=True, max_restarts=0)
     next(loader)
     producers = sorted(set(psutil.Process().children()) - before, key=lambda child: child.pid)
     producers[victim].send_signal(signal.SIGKILL)

@@ -26,7 +26,8 @@ inline std::string report() {
   return line;
 }
 
-inline const std::string kBalanced = "contexts=0 events=0 registrations=0 copies_in_flight=0 violations=0";
+inline const std::string kBalanced =
+    "contexts=0 events=0 registrations=0 copies_in_flight=0 violations=0";
 
 // Device 0 of a fresh driver. The first object of a test: when it goes, as the last one, nothing
 // may be left and nothing violated.

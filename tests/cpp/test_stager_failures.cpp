@@ -144,7 +144,9 @@ TEST(the_destructor_ends_when_the_driver_is_gone) {
 TEST(a_forked_child_neither_waits_nor_calls) {
   StagerRig rig;
   const auto transfer = rig.copy(nullptr);
+  Stager idle(rig.device.context);
   Child child([&] {
+    CHECK_THROWS(DeviceError, idle.poll(), "CUDA does not survive fork");
     CHECK_THROWS(DeviceError, rig.copy(nullptr), "CUDA does not survive fork");
     CHECK_THROWS(DeviceError, rig.stager->poll(), "CUDA does not survive fork");
     CHECK_THROWS(DeviceError, rig.stager->synchronize(), "CUDA does not survive fork");

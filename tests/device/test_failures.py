@@ -132,7 +132,7 @@ def test_a_held_microbatch_may_still_go_to_the_host(fake):
 
 
 def test_a_producer_that_dies_is_told_after_what_it_published(fake):
-    loader = new_loader(12, factory=dying)
+    loader = new_loader(12, factory=dying, max_restarts=0)
     got = []
     with pytest.raises(ProducerDiedError):
         got.extend(rest(loader))

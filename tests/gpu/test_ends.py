@@ -25,7 +25,7 @@ def endless():
 def busy():
     torch.cuda._sleep(5_000_000)  # some milliseconds: a thousand of them may be queued
 
-loader = ShmDataLoader(0, endless, device=torch.device("cuda"))
+loader = ShmDataLoader(0, endless, device=torch.device("cuda"), max_restarts=0)
 for _ in range(3):
     microbatch = next(loader)
 busy()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from multiprocessing.context import BaseContext
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
 from fkat.data import _arguments as arguments
+from fkat.data._restarts import Restarts
 from fkat.data._source.fingerprint import NO_TRAIL, Description, Trail
 from fkat.data._source.note import Delivered, Described, Ends, Event, Mark, Notice
 from fkat.data._transport.feed import Feed, LoaderStats
@@ -61,6 +63,7 @@ class FedLoader(ABC, Generic[T_co]):
         memory_budget_nbytes: int | None,
         max_microbatch_nbytes: int,
         device_prefetch: int,
+        max_restarts: int,
     ) -> None:
         self._seed = arguments.integer("seed", seed)
         self._factory = arguments.function("dataloader_factory", dataloader_factory)
@@ -84,8 +87,11 @@ class FedLoader(ABC, Generic[T_co]):
         )
         self._device = arguments.device("device", device)
         self._multiprocessing = arguments.boolean("multiprocessing", multiprocessing)
+        self._restarts = Restarts(arguments.integer("max_restarts", max_restarts, minimum=0))
+        self._stats_of_the_dead = LoaderStats()
         self._feed: Feed | None = None
         self._feed_resumes: int | None = None  # the epoch that the feed begins in its middle
+        self._is_strict = True  # whether data that differs from a state's is an error
         self._resume: Place | None = None  # the place that was loaded, while in its epoch
         self._described: Description = ()
         self._wanted_epoch: int | None = None  # by set_epoch(), for the next pass
@@ -96,10 +102,15 @@ class FedLoader(ABC, Generic[T_co]):
     _mark: Mark | None  # the mark behind the last microbatch, if that is later
     _next_kept: int  # the offset at which the trail must be worked out
     _in_pass: bool  # the feed was asked for this epoch
-    _num_before: int  # microbatches of this epoch before the pass began
-    _num_delivered: int  # in this pass
+    _num_before: int  # microbatches of this epoch before the producer began
+    _num_delivered: int  # since then
+    _has_delivered: bool  # anything, in this pass
     _is_over: bool  # the epoch's last microbatch was delivered
     _has_failed: bool
+
+    @abstractmethod
+    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
+        """Go on where another loader of the same data stopped."""
 
     @abstractmethod
     def _open_feed(self, resume: Place | None) -> Feed:
@@ -123,10 +134,7 @@ class FedLoader(ABC, Generic[T_co]):
         if self._is_over:
             raise StopIteration
         try:
-            feed = self._current_feed()
-            number = self._num_before + self._num_delivered
-            while type(produced := feed.next(self._device, number)) is not Delivered:
-                self._take_note(produced)  # type: ignore[arg-type]
+            produced = self._next_produced()
         except StopIteration:
             self._is_over = True
             self._stand_at(Place(self._epoch + 1))
@@ -136,6 +144,8 @@ class FedLoader(ABC, Generic[T_co]):
             raise
         microbatch: T_co = produced[0]
         self._num_delivered += 1
+        self._has_delivered = True
+        self._restarts.progress()
         mark = produced[1]
         if mark.ends or mark.offset >= self._next_kept or mark.shard != self._base.shard:
             self._pass(mark)
@@ -168,13 +178,18 @@ class FedLoader(ABC, Generic[T_co]):
         self._device = arguments.device("device", device)
 
     def stats(self) -> LoaderStats:
-        """What was delivered, and how long ``next()`` waited for it, since the producer started."""
-        return LoaderStats() if self._feed is None else self._feed.stats()
+        """What was delivered, and how long ``next()`` waited for it, since the producer started.
+
+        A producer that took the place of a dead one goes on counting; `teardown` begins anew.
+        """
+        present = LoaderStats() if self._feed is None else self._feed.stats()
+        return present + self._stats_of_the_dead
 
     def teardown(self, *_: Any) -> None:
         """Stop the producer, and with it the current epoch. ``iter()`` starts anew."""
-        self._is_over = self._num_delivered > 0
+        self._is_over = self._has_delivered
         self._stop_feed()
+        self._stats_of_the_dead = LoaderStats()
 
     def on_exception(self, exception: BaseException) -> None:
         """Stop the producer: the training loop has failed."""
@@ -189,7 +204,7 @@ class FedLoader(ABC, Generic[T_co]):
         self._begin(place)
 
     def _has_begun(self) -> bool:
-        return self._num_delivered > 0 or self._is_over or self._has_failed
+        return self._has_delivered or self._is_over or self._has_failed
 
     def _restart(self, epoch: int) -> None:
         if self._resume is not None and self._resume.epoch != epoch:
@@ -205,6 +220,7 @@ class FedLoader(ABC, Generic[T_co]):
         self._in_pass = False
         self._num_before = place.microbatch
         self._num_delivered = 0
+        self._has_delivered = False
         self._is_over = False
         self._has_failed = False
 
@@ -239,6 +255,49 @@ class FedLoader(ABC, Generic[T_co]):
         elif self._place.epoch == self._epoch:  # a shard was done, the epoch is not
             microbatch = self._num_before + self._num_delivered
             self._stand_at(Place(self._epoch, microbatch, event.shard + 1))
+
+    def _next_produced(self) -> Delivered:
+        while True:
+            try:
+                feed = self._current_feed()
+                number = self._num_before + self._num_delivered
+                while type(produced := feed.next(self._device, number)) is not Delivered:
+                    self._take_note(produced)  # type: ignore[arg-type]
+                return produced
+            except ProducerDiedError as death:
+                self._replace_producer(death)
+                if self._is_over:  # it had published the last one
+                    raise StopIteration from None
+
+    def _length(self) -> int | None:
+        while True:
+            try:
+                return self._current_feed().length()
+            except ProducerDiedError as death:
+                self._replace_producer(death)
+
+    def _replace_producer(self, death: ProducerDiedError) -> None:
+        """Have another one go on with the first microbatch that the dead one did not publish.
+
+        A resume within the epoch: what it delivers is what the dead one would have delivered.
+
+        Raises:
+            ProducerDiedError: There were too many restarts without a microbatch between them.
+        """
+        place = self._place
+        name = f"microbatch {place.microbatch} of epoch {place.epoch}"
+        self._restarts.count(death, name)
+        stats = replace(self.stats(), pinned_nbytes=0)
+        self._stop_feed()
+        self._stats_of_the_dead = replace(stats, num_restarts=self._restarts.num_restarts)
+        if place.epoch != self._epoch:
+            self._is_over = True
+            self._stand_at(place)
+        elif self._has_delivered:
+            wanted_epoch = self._wanted_epoch
+            self.load_state_dict(self._snapshot_of(place)(), self._is_strict)
+            self._wanted_epoch = wanted_epoch
+            self._has_delivered = True
 
     def _current_feed(self) -> Feed:
         if self._feed is None:

@@ -80,6 +80,9 @@ class ShardedDataLoader(FedLoader[T_co]):
         max_microbatch_nbytes: Address space reserved for a microbatch, in bytes. Costs no memory.
         device_prefetch: With a CUDA device, at most so many microbatches (0 to 7) are on their way
             there, or waiting there, behind the next one.
+        max_restarts: A producer that dies (killed, out of memory, a crash in user code) is started
+            again where it stopped, with a log line, so many times in a row without a microbatch
+            between them; then, or with 0 at once, its death is raised.
         on_shard_error: ``"skip"`` gives up a shard in which an error is raised, with a warning and
             a count in `stats`; ``"raise"`` raises it, naming the shard.
 
@@ -107,6 +110,7 @@ class ShardedDataLoader(FedLoader[T_co]):
         memory_budget_nbytes: int | None = None,
         max_microbatch_nbytes: int = 1 << 30,
         device_prefetch: int = 2,
+        max_restarts: int = 3,
         on_shard_error: str = "raise",
     ) -> None:
         super().__init__(
@@ -122,6 +126,7 @@ class ShardedDataLoader(FedLoader[T_co]):
             memory_budget_nbytes,
             max_microbatch_nbytes,
             device_prefetch,
+            max_restarts,
         )
         self._sampler = as_sampler("shard_sampler", shard_sampler)
         self._num_shard_prefetches = arguments.integer(
@@ -131,7 +136,6 @@ class ShardedDataLoader(FedLoader[T_co]):
             raise ValueError(f"on_shard_error must be 'raise' or 'skip', got {on_shard_error!r}")
         self._skips_errors = on_shard_error == "skip"
         self._loaded: shard_state.Loaded | None = None  # while in the epoch that it is of
-        self._is_strict = True
         if shard_state.is_loaded(self._sampler):
             self._go_on(shard_state.of_sampler(self._sampler))
 

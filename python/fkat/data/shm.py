@@ -61,6 +61,9 @@ class ShmDataLoader(FedLoader[T_co]):
         max_microbatch_nbytes: Address space reserved for a microbatch, in bytes. Costs no memory.
         device_prefetch: With a CUDA device, at most so many microbatches (0 to 7) are on their way
             there, or waiting there, behind the next one.
+        max_restarts: A producer that dies (killed, out of memory, a crash in user code) is started
+            again where it stopped, with a log line, so many times in a row without a microbatch
+            between them; then, or with 0 at once, its death is raised.
         dp_size: Data-parallel ranks among which the factory's microbatches are dealt: this one gets
             number dp_rank, dp_rank + dp_size, ... of every epoch, and a state saved by any number
             of ranks can be resumed by another number. None if the factory sees to it that each
@@ -73,7 +76,7 @@ class ShmDataLoader(FedLoader[T_co]):
         ValueError: An argument has a value that cannot work.
 
     Iterating raises what user code raised (with the producer's traceback in the text),
-    `fkat.data.errors.ProducerDiedError` when the producer was killed, ``MemoryError`` when a slot
+    `fkat.data.errors.ProducerDiedError` after ``max_restarts``, ``MemoryError`` when a slot
     cannot grow, ``ValueError`` for a microbatch larger than ``max_microbatch_nbytes`` or
     ``memory_budget_nbytes``, ``TypeError`` for one that cannot be pickled, and
     `fkat.data.errors.StalledError` after ``timeout``, when asking again waits again. With a
@@ -97,6 +100,7 @@ class ShmDataLoader(FedLoader[T_co]):
         memory_budget_nbytes: int | None = None,
         max_microbatch_nbytes: int = 1 << 30,
         device_prefetch: int = 2,
+        max_restarts: int = 3,
         dp_size: int | None = None,
         drop_last: bool = True,
     ) -> None:
@@ -113,6 +117,7 @@ class ShmDataLoader(FedLoader[T_co]):
             memory_budget_nbytes,
             max_microbatch_nbytes,
             device_prefetch,
+            max_restarts,
         )
         self._dp_size = arguments.optional_integer("dp_size", dp_size, minimum=1)
         drop_last = arguments.boolean("drop_last", drop_last)
@@ -121,7 +126,6 @@ class ShmDataLoader(FedLoader[T_co]):
             arguments.integer("dp_rank", dp_rank, minimum=0, maximum=self._dp_size - 1)
             self._part = Part(self._dp_rank, self._dp_size, drop_last)
         self._is_same_part = True  # whether this rank wrote the state it resumes, or could have
-        self._is_strict = True
 
     def __len__(self) -> int:
         """Microbatches in the epoch, also if it was begun by another run; TypeError if not known.
@@ -131,10 +135,10 @@ class ShmDataLoader(FedLoader[T_co]):
         if self._has_failed:
             self._restart(self._epoch)
         try:
-            length = self._current_feed().length()
+            length = self._length()
         except Exception as error:
             self._fail(error)
-            if self._has_failed and self._num_delivered == 0:
+            if self._has_failed and not self._has_delivered:
                 # list() takes a TypeError from here for "no length": next() shall say it again.
                 self._restart(self._epoch)
             raise

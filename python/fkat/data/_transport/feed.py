@@ -21,6 +21,7 @@ class LoaderStats:
         num_copies: Microbatches delivered as private copies, because too many were kept alive.
         stall_s: Seconds that ``next()`` waited for data.
         num_skipped_shards: Shards given up because of an error in them.
+        num_restarts: Producers that took the place of a dead one.
         pinned_nbytes: Bytes of the ring that are page-locked now, as sources of copies to a device.
         pinning_s: Seconds spent in page-locking.
     """
@@ -30,6 +31,7 @@ class LoaderStats:
     num_copies: int = 0
     stall_s: float = 0.0
     num_skipped_shards: int = 0
+    num_restarts: int = 0
     pinned_nbytes: int = 0
     pinning_s: float = 0.0
 
