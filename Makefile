@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 export PATH := $(abspath $(BIN)):$(PATH)
 
 SOURCES := $(shell find csrc python -name '*.h' -o -name '*.cpp' -o -name '*.map') CMakeLists.txt
-CPP_FILES := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp')
+CPP_FILES := $(shell find csrc tests/cpp tests/fake_cuda -name '*.h' -o -name '*.cpp')
 
 .PHONY: demo test test-python test-cpp bench bench-device lint format wheel clean
 
