@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from fkat.data import ShmDataLoader
 from fkat.data._device import cuda
@@ -24,6 +26,10 @@ def numbered(count):
 def dying(count):
     yield from numbered(count)
     os._exit(3)
+
+
+def resumable(count):
+    return DataLoader(list(numbered(count)), batch_size=None)
 
 
 def new_loader(count=20, prefetches=4, factory=numbered, **options):
@@ -206,3 +212,26 @@ def test_a_process_forked_after_cuda_was_used_is_told(monkeypatch):
 def test_device_prefetch_is_checked(wrong):
     with pytest.raises((TypeError, ValueError), match="device_prefetch"):
         new_loader(device_prefetch=wrong)
+
+
+def test_a_device_that_is_busy_is_said(monkeypatch):
+    def busy(device):
+        raise RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable")
+
+    monkeypatch.setattr(cuda, "check", lambda device: None)
+    monkeypatch.setattr(cuda, "CudaMemory", busy)
+    with pytest.raises(DeviceError, match=r"device cuda cannot be used: .* busy"):
+        next(new_loader())
+
+
+def test_a_producer_that_was_killed_is_replaced_while_copies_are_in_flight(fake):
+    fake.delay(2000, 6000)
+    loader = new_loader(prefetches=2, factory=resumable)
+    got = []
+    for microbatch in loader:
+        got.append(microbatch)
+        if len(got) in (3, 9):
+            os.kill(loader._feed.pid, signal.SIGKILL)
+    assert numbers(fake, got) == list(range(20))
+    assert loader.stats().num_restarts == 2
+    loader.teardown()

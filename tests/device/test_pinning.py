@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+from pathlib import Path
 
 import pytest
 import torch
 
-from fkat.data import ShmDataLoader
+from fkat.data import ShmDataLoader, _core
 
 CUDA = torch.device("cuda")
 UNIT = 1 << 18
+MAPS = Path("/proc/self/maps")
 
 
 def growing(sizes):
@@ -122,3 +125,35 @@ def test_back_and_forth_between_devices(fake):
         assert int(got[-1][0]) == 4 * i + 3
     assert [int(t[-1]) for t in got] == list(range(40))
     loader.teardown()
+
+
+def sysfs_of(folder, num_nodes, node):
+    """A /sys in which the fake device 0 is on a node."""
+    for i in range(num_nodes):
+        (folder / f"devices/system/node/node{i}").mkdir(parents=True)
+    device = folder / "bus/pci/devices/0000:3b:00.0"
+    device.mkdir(parents=True)
+    (device / "numa_node").write_text(f"{node}\n")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("num_nodes", "node", "is_asked_for"), [(1, 0, False), (2, 0, True), (2, -1, False)]
+)
+def test_the_ring_is_asked_for_on_the_node_of_the_device(
+    fake, tmp_path, num_nodes, node, is_asked_for
+):
+    ring = _core.Ring.create(2, UNIT)
+    stager = _core.RingStager(ring, 0, str(fake.path))
+    assert stager.prefer_node_of_device(sysfs_of(tmp_path, num_nodes, node)) == is_asked_for
+    policy = policy_of(ring.fd)
+    assert ("prefer" in policy) == is_asked_for, policy
+
+
+def policy_of(fd):
+    """The memory policy of a mapped file, as the kernel shows it (numa(7))."""
+    inode = os.fstat(fd).st_ino
+    mapped = [line.split()[0] for line in MAPS.read_text().splitlines() if f" {inode} " in line]
+    start = mapped[0].split("-")[0].lstrip("0")
+    lines = (MAPS.parent / "numa_maps").read_text().splitlines()
+    return next(line.split()[1] for line in lines if line.lstrip("0").startswith(start))
