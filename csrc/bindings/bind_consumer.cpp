@@ -52,20 +52,20 @@ class Reader {
     consumer_.begin_pass(epoch, start);
   }
 
-  py::object acquire(std::optional<double> timeout_s) {
+  py::object acquire(std::optional<double> timeout_s, const py::object& keep) {
     Acquired acquired;
     wait_until(timeout_s, [&] { return try_take(acquired); });
-    return acquired.as_object();
+    return kept(acquired.as_object(), keep);
   }
 
-  py::object try_acquire() {
+  py::object try_acquire(const py::object& keep) {
     Acquired acquired;
     {
       const WithoutGil no_gil;
       const std::scoped_lock lock(mutex_);
       try_take(acquired);
     }
-    return acquired.as_object();
+    return kept(acquired.as_object(), keep);
   }
 
   // len() of the source; a code of Length when it has none, or failed before it could say.
@@ -85,6 +85,13 @@ class Reader {
   std::uint32_t outstanding_leases() const { return consumer_.outstanding_leases(); }
 
  private:
+  // Python looks at signals when a call has returned, before it stores the result: what must not
+  // be lost by an interrupt is handed to `keep` (a deque's append) before that.
+  static py::object kept(py::object record, const py::object& keep) {
+    if (!keep.is_none() && !record.is_none()) keep(record);
+    return record;
+  }
+
   struct Acquired {
     std::optional<Record> record;
     std::shared_ptr<Microbatch> microbatch;
@@ -178,8 +185,8 @@ void bind_consumer(py::module_& module) {
            "empty.")
       .def("begin_pass", &Reader::begin_pass, py::arg("epoch"), py::arg("start") = 0)
       .def("acquire", &Reader::acquire, py::arg("timeout_s") = py::none(),
-           "Wait for the next record of the pass.")
-      .def("try_acquire", &Reader::try_acquire,
+           py::arg("keep") = py::none(), "Wait for the next record of the pass.")
+      .def("try_acquire", &Reader::try_acquire, py::arg("keep") = py::none(),
            "The next record of the pass if it is there, else None. Asks for nothing.")
       .def("serve", &Reader::serve, py::arg("slot_user"),
            "Let `slot_user` poll while this end waits, and unpin slots that the producer needs.")

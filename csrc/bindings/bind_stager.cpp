@@ -47,16 +47,18 @@ class RingStager : public SlotUser {
     }
   }
 
-  ~RingStager() override {
-    if (context_->is_own()) close();
-  }
+  ~RingStager() override { close(); }
 
   // Asks for the ring's memory on the node of the device, where there are several. False if the
   // system does not say which that is, or does not allow to ask.
   bool prefer_node_of_device(const std::string& sysfs) {
     if (num_numa_nodes(sysfs) < 2) return false;
     const auto node = numa_node_of_pci(sysfs, context_->pci_bus_id());
-    return node && ring_->segment().prefer_node(*node);
+    try {
+      return node && ring_->segment().prefer_node(*node);
+    } catch (const SystemError&) {
+      return false;  // a cpuset keeps that node from this process, or the node has no memory
+    }
   }
 
   // From here on the microbatch has no bytes: they belong to the copy.
@@ -65,6 +67,8 @@ class RingStager : public SlotUser {
                                  std::string what) {
     const WithoutGil no_gil;
     const std::scoped_lock lock(mutex_);
+    // Asked again: an interrupt came before the caller could keep the answer.
+    if (microbatch->transfer) return std::static_pointer_cast<Transfer>(microbatch->transfer);
     if (microbatch->owner == nullptr) throw ArgumentError("a microbatch is copied only once");
     const Frame& frame = microbatch->frame;
     const cuda::Bytes tensors =
@@ -78,8 +82,10 @@ class RingStager : public SlotUser {
                                               [&](cuda::Bytes piece) { pieces.push_back(piece); });
     }
     microbatch->bytes = {};
-    return stager_.copy(pieces, destination, reinterpret_cast<cuda::Stream>(stream),
-                        std::move(microbatch->owner), std::move(what));
+    auto transfer = stager_.copy(pieces, destination, reinterpret_cast<cuda::Stream>(stream),
+                                 std::move(microbatch->owner), std::move(what));
+    microbatch->transfer = transfer;
+    return transfer;
   }
 
   void make_wait(const Transfer& transfer, std::uintptr_t stream) {
@@ -109,6 +115,7 @@ class RingStager : public SlotUser {
   // Waits for what is in flight, and leaves all slots to the producer. Never throws: who stops
   // copying has nothing left to do about a device that failed.
   void close() {
+    if (!context_->is_own()) return;  // before the lock: in a forked child it may be held for ever
     const std::scoped_lock lock(mutex_);
     stager_.drain();
     try {
@@ -212,9 +219,20 @@ void bind_stager(py::module_& module) {
             stager.close();
           },
           "Wait for what is in flight, and page-lock nothing any more.")
-      .def_property_readonly("refusal", &RingStager::refusal)
-      .def_property_readonly("pinning", &RingStager::pinning)
-      .def_property_readonly("num_in_flight", &RingStager::num_in_flight);
+      .def_property_readonly("refusal",
+                             [](const RingStager& stager) {
+                               const WithoutGil no_gil;
+                               return stager.refusal();
+                             })
+      .def_property_readonly("pinning",
+                             [](const RingStager& stager) {
+                               const WithoutGil no_gil;
+                               return stager.pinning();
+                             })
+      .def_property_readonly("num_in_flight", [](const RingStager& stager) {
+        const WithoutGil no_gil;
+        return stager.num_in_flight();
+      });
 }
 
 }  // namespace fkat

@@ -51,7 +51,12 @@ void set(py::list& list, std::size_t i, py::object value) {
   PyList_SET_ITEM(list.ptr(), static_cast<Py_ssize_t>(i), value.release().ptr());
 }
 
+void require_bytes(const Microbatch& microbatch) {
+  if (microbatch.bytes.empty()) throw ArgumentError("a microbatch that was copied has no bytes");
+}
+
 py::bytes structure(const Microbatch& microbatch) {
+  require_bytes(microbatch);
   const auto* text = reinterpret_cast<const char*>(microbatch.bytes.data());
   return {text + microbatch.frame.structure_offset, microbatch.frame.structure_nbytes};
 }
@@ -59,6 +64,7 @@ py::bytes structure(const Microbatch& microbatch) {
 // Leaf by leaf what `from_dlpack(capsule)` or `asarray(buffer)` makes of it.
 py::list leaves(const std::shared_ptr<Microbatch>& microbatch, const py::object& from_dlpack,
                 const py::object& asarray) {
+  require_bytes(*microbatch);
   std::byte* frame = microbatch->bytes.data();
   py::list result(microbatch->frame.leaves.size());
   std::size_t i = 0;
@@ -93,6 +99,7 @@ py::object placed_tensor(const Leaf& leaf, std::uint64_t tensors_offset) {
 
 // Leaf by leaf a placed tensor, or what `asarray(buffer)` makes of a private copy.
 py::list placed_leaves(const Microbatch& microbatch, const py::object& asarray) {
+  require_bytes(microbatch);
   py::list result(microbatch.frame.leaves.size());
   std::size_t i = 0;
   for (const Leaf& leaf : microbatch.frame.leaves) {

@@ -24,6 +24,7 @@ struct Microbatch {
   std::span<std::byte> bytes;
   std::shared_ptr<const void> owner;
   Frame frame;
+  std::shared_ptr<void> transfer;  // of its tensors to a device, once that was asked for
 };
 
 void bind_microbatch(pybind11::module_& module);

@@ -62,7 +62,8 @@ void Stager::retire(Result result) {
   transfer->result_ = result;
   if (result != kSuccess) lost_.push_back(std::move(transfer->owner_));
   transfer->owner_.reset();
-  context_->driver().check(result, transfer->what_);
+  // CUDA tells the failure of a kernel at whatever is called next.
+  context_->driver().check(result, transfer->what_ + " (or work of the training step before it)");
 }
 
 void Stager::poll() {

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <new>
 
+#include "base/crash_point.h"
 #include "base/error.h"
 #include "ring/frame.h"
 #include "ring/lease.h"
@@ -62,9 +63,11 @@ void Consumer::begin_pass(std::uint64_t epoch, std::uint64_t start) {
   // SYNC POINT P, writing side: odd, the fields, even again. One reader of a ring does this.
   const std::uint64_t version = line.version.load(std::memory_order_seq_cst);
   line.version.store(version + 1, std::memory_order_seq_cst);
+  FKAT_CRASH_POINT("trainer.pass.odd");
   line.epoch.store(epoch, std::memory_order_seq_cst);
   line.start.store(start, std::memory_order_seq_cst);
   line.version.store(version + 2, std::memory_order_seq_cst);
+  FKAT_CRASH_POINT("trainer.pass.asked");
   pass_ = (version + 2) / 2;
   // Now, not at the next try_acquire: the index has room for one pass and the last record of the
   // one before, and what is left of older ones would use up the new pass's window.
@@ -205,9 +208,11 @@ Record Consumer::take(const IndexEntry& entry) {
 void Consumer::mark_leased(std::uint32_t slot) {
   // Relaxed: the producer only reads it to know that the memory is no longer its own to count; the
   // doorbell makes it look.
+  FKAT_CRASH_POINT("trainer.lease");
   SlotState state = SlotState::kReady;
   std::atomic<SlotState>& shared = ring_->slot_line(slot).state;
   if (shared.compare_exchange_strong(state, SlotState::kLeased, std::memory_order_relaxed)) {
+    FKAT_CRASH_POINT("trainer.leased");
     ring_->trainer_line().freed.ring();
     return;
   }
@@ -217,6 +222,7 @@ void Consumer::mark_leased(std::uint32_t slot) {
 }
 
 void Consumer::advance() {
+  FKAT_CRASH_POINT("trainer.advance");
   ++acquired_seq_;
   // Relaxed: for whoever looks at the ring from outside; nobody decides by it.
   ring_->reader_line(reader_).acquired_seq.store(acquired_seq_, std::memory_order_relaxed);

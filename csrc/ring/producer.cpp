@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/crash_point.h"
 #include "base/error.h"
 
 namespace fkat {
@@ -22,6 +23,7 @@ Turn Producer::await_pass(std::uint64_t previous, Pass& pass, std::chrono::nanos
     pass.id = version / 2;
     pass.epoch = line.epoch.load(std::memory_order_seq_cst);
     pass.start = line.start.load(std::memory_order_seq_cst);
+    FKAT_CRASH_POINT("producer.pass");
     if (line.version.load(std::memory_order_seq_cst) == version) return Turn::kGo;
   }
   line.demand.wait(seen, slice);
@@ -60,6 +62,7 @@ Turn Producer::claim(const Pass& pass, std::uint64_t nbytes, std::uint32_t& slot
   const std::uint32_t seen = bell.rings();
   if (const Turn turn = status(pass); turn != Turn::kGo) return turn;
   if (const auto claimed = pool_.try_claim(nbytes)) {
+    FKAT_CRASH_POINT("producer.claimed");
     slot = *claimed;
     return Turn::kGo;
   }
@@ -74,11 +77,13 @@ Turn Producer::claim(const Pass& pass, std::uint64_t nbytes, std::uint32_t& slot
 
 void Producer::publish(const Pass& pass, std::uint64_t position, std::uint32_t slot,
                        std::uint64_t nbytes) {
+  FKAT_CRASH_POINT("producer.written");
   largest_nbytes_ = std::max(largest_nbytes_, nbytes);
   append_slot(RecordKind::kMicrobatch, pass, position, slot, nbytes);
 }
 
 void Producer::publish_end(const Pass& pass, std::uint64_t count) {
+  FKAT_CRASH_POINT("producer.end");
   append(RecordKind::kEnd, pass, count, 0, 0);
 }
 
@@ -98,6 +103,7 @@ void Producer::append_slot(RecordKind kind, const Pass& pass, std::uint64_t posi
   line.committed_nbytes.store(pool_.committed_nbytes(slot), std::memory_order_relaxed);
   line.readers_left.store(ring_->geometry().num_readers, std::memory_order_relaxed);
   line.state.store(SlotState::kReady, std::memory_order_relaxed);
+  FKAT_CRASH_POINT("producer.append.ready");
   append(kind, pass, position, slot, nbytes);
 }
 
@@ -108,8 +114,10 @@ void Producer::append(RecordKind kind, const Pass& pass, std::uint64_t position,
   IndexEntry entry{kind, slot, pass.id, position, nbytes, published_seq_, 0, {}};
   entry.checksum = checksum(entry);
   ring_->index_entry(published_seq_) = entry;
+  FKAT_CRASH_POINT("producer.append.entry");
   // SYNC POINT A: the slot's bytes and the entry happen before a reader's acquire-load at A.
   ring_->producer_line().published_seq.store(++published_seq_, std::memory_order_release);
+  FKAT_CRASH_POINT("producer.append.published");
   for (std::uint32_t reader = 0; reader < ring_->geometry().num_readers; ++reader) {
     ring_->reader_line(reader).published.ring();
   }

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "base/checksum.h"
+#include "base/crash_point.h"
 #include "base/error.h"
 
 namespace fkat {
@@ -84,8 +85,10 @@ void Ring::release_share(std::uint32_t slot) const {
   SlotLine& line = slot_line(slot);
   // Acquire-release: the other readers' reads happen before the last one frees the slot.
   if (line.readers_left.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  FKAT_CRASH_POINT("trainer.release");
   // SYNC POINT F: every read of the slot's bytes happens before the producer's next write.
   line.state.store(SlotState::kFree, std::memory_order_release);
+  FKAT_CRASH_POINT("trainer.released");
   trainer_line().freed.ring();
 }
 

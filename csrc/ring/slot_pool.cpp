@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "base/crash_point.h"
 #include "base/error.h"
 
 namespace fkat {
@@ -127,6 +128,7 @@ bool SlotPool::make_room(std::uint32_t slot, std::uint64_t nbytes) {
     Slot& other = slots_[i];
     if (i == slot || !other.is_spare() || other.committed_nbytes == 0) continue;
     ring_->segment().decommit(ring_->slot_offset(i), other.committed_nbytes);
+    FKAT_CRASH_POINT("producer.decommitted");
     wanted -= other.committed_nbytes;
     other.committed_nbytes = 0;
   }
@@ -173,7 +175,9 @@ void SlotPool::grow(std::uint32_t slot, std::uint64_t nbytes) {
   const std::uint64_t have = slots_[slot].committed_nbytes;
   if (have >= nbytes) return;
   const std::uint64_t want = std::min(round_up(nbytes, kCommitUnit), ring_->geometry().slot_nbytes);
+  FKAT_CRASH_POINT("producer.grow.commit");
   ring_->segment().commit(ring_->slot_offset(slot) + have, want - have);
+  FKAT_CRASH_POINT("producer.grow.committed");
   slots_[slot].committed_nbytes = want;
 }
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import functools
+import gc
 import os
 import signal
+import sys
+import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from fkat.data import ShmDataLoader
 from fkat.data._device import cuda
+from fkat.data._transport import staged_reader
 from fkat.data.errors import DeviceError, ProducerDiedError
 
 CUDA = torch.device("cuda")
@@ -33,7 +37,7 @@ def resumable(count):
 
 
 def new_loader(count=20, prefetches=4, factory=numbered, **options):
-    return ShmDataLoader(0, functools.partial(factory, count), prefetches, device=CUDA, **options)
+    return ShmDataLoader(0, partial(factory, count), prefetches, device=CUDA, **options)
 
 
 def rest(loader):
@@ -125,6 +129,73 @@ def test_no_memory_at_all_is_torchs_error_and_loses_nothing(fake):
     loader.teardown()
 
 
+@pytest.mark.parametrize("multiprocessing", [True, False])
+def test_no_memory_where_torch_copies_loses_nothing(monkeypatch, multiprocessing):
+    loader = ShmDataLoader(
+        0, partial(numbered, 6), 2, device=torch.device("cpu"), multiprocessing=multiprocessing
+    )
+    to, num_left = torch.Tensor.to, [3]
+
+    def scarce(tensor, *arguments):
+        num_left[0] -= 1
+        if num_left[0] < 0:
+            raise torch.cuda.OutOfMemoryError("the device is full")
+        return to(tensor, *arguments)
+
+    monkeypatch.setattr(torch.Tensor, "to", scarce)
+    got = [int(next(loader)[0]) for _ in range(3)]
+    for _ in range(2):
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            next(loader)
+    assert loader.state_dict()["microbatch"] == 3
+    num_left[0] = 100
+    got += [int(microbatch[0]) for microbatch in rest(loader)]
+    assert got == list(range(6))
+    loader.teardown()
+
+
+def test_a_finished_loader_goes_without_the_garbage_collector(fake):
+    loader = new_loader(5)
+    assert numbers(fake, list(loader)) == list(range(5))
+    feed = weakref.ref(loader._feed)
+    gc.disable()
+    try:
+        del loader
+        assert feed() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("num_lines", range(1, 80, 3))
+def test_an_interrupt_between_any_two_lines_loses_nothing(fake, num_lines):
+    """KeyboardInterrupt where the reader stands, as often as there are lines to stand in."""
+    loader = new_loader(8, device_prefetch=2)
+    got, lines = [next(loader)], [num_lines]
+
+    def trace(frame, event, _):
+        if frame.f_code.co_filename != staged_reader.__file__:
+            return None
+        if event == "line" and frame.f_code.co_name != "deliver":
+            lines[0] -= 1
+            if lines[0] == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    while len(got) < 8:
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            got.append(next(loader))
+        except KeyboardInterrupt:
+            continue
+        finally:
+            sys.settrace(before)
+    assert numbers(fake, got) == list(range(8))
+    with pytest.raises(StopIteration):
+        next(loader)
+    loader.teardown()
+
+
 def test_a_held_microbatch_may_still_go_to_the_host(fake):
     loader = new_loader(prefetches=0, device_prefetch=0)
     got = [next(loader)]
@@ -180,7 +251,7 @@ def test_a_missing_driver_library_is_said(fake, monkeypatch):
 
 
 def test_a_device_that_the_driver_does_not_have(fake):
-    loader = ShmDataLoader(0, functools.partial(numbered, 3), 2, device=torch.device("cuda", 5))
+    loader = ShmDataLoader(0, partial(numbered, 3), 2, device=torch.device("cuda", 5))
     with pytest.raises(DeviceError, match="CUDA device 5"):
         next(loader)
 

@@ -138,7 +138,8 @@ def sysfs_of(folder, num_nodes, node):
 
 
 @pytest.mark.parametrize(
-    ("num_nodes", "node", "is_asked_for"), [(1, 0, False), (2, 0, True), (2, -1, False)]
+    ("num_nodes", "node", "is_asked_for"),
+    [(1, 0, False), (2, 0, True), (2, -1, False), (2, 1, False)],
 )
 def test_the_ring_is_asked_for_on_the_node_of_the_device(
     fake, tmp_path, num_nodes, node, is_asked_for

@@ -70,8 +70,9 @@ class ShardedDataLoader(FedLoader[T_co]):
         dp_rank: Data-parallel rank. Ranks that share one see the same microbatches.
         profiler: A Lightning ``Profiler``, run in the producers.
         device: Where tensors are delivered; None: in host memory. To a CUDA device they are copied
-            from shared memory on a stream of their own, while the training step computes; a tensor
-            keeps the device memory of its whole microbatch, so ``clone()`` what you keep for long.
+            from shared memory on a stream of their own, while the training step computes. The
+            tensors of a microbatch share one storage there: ``clone()`` what you keep for long or
+            save, and before ``resize_`` or ``out=`` with another shape.
         multiprocessing: False makes the same microbatches in the calling thread, for debugging.
         multiprocessing_context: Start method or context, as in ``DataLoader``.
         timeout: Longest wait for a microbatch, in seconds; 0 for no limit.

@@ -50,8 +50,9 @@ class ShmDataLoader(FedLoader[T_co]):
         profiler: A Lightning ``Profiler``, run in the producer; the name of its report gets the pid
             as a suffix.
         device: Where tensors are delivered; None: in host memory. To a CUDA device they are copied
-            from shared memory on a stream of their own, while the training step computes; a tensor
-            keeps the device memory of its whole microbatch, so ``clone()`` what you keep for long.
+            from shared memory on a stream of their own, while the training step computes. The
+            tensors of a microbatch share one storage there: ``clone()`` what you keep for long or
+            save, and before ``resize_`` or ``out=`` with another shape.
         multiprocessing: False makes the same microbatches in the calling thread, for debugging.
         multiprocessing_context: Start method or context, as in ``DataLoader``; None for
             multiprocessing's default.

@@ -26,11 +26,13 @@ class LocalFeed:
         self._source: PassSource | None = None
         self._produced: Iterator[Produced] = iter(())
         self._epoch = 0
+        self._held: Produced | None = None  # made, but there was no memory for it on the device
         self._checked: torch.device | None = None
         self._stats = LoaderStats()
 
     def begin_pass(self, epoch: int, start: int = 0) -> None:
         self._epoch = epoch
+        self._held = None
         with preserved_rng():
             self._produced = self._built_source().iterate(epoch, start)
 
@@ -39,11 +41,14 @@ class LocalFeed:
             check(device)
             self._checked = device
         begin = time.perf_counter()
-        with preserved_rng():
-            produced = next(self._produced)
+        if self._held is None:
+            with preserved_rng():
+                self._held = next(self._produced)
+        produced = self._held
+        if isinstance(produced, Delivered) and device is not None:
+            produced = moved(produced, device)  # may lack memory: asked again, it tries again
+        self._held = None
         if isinstance(produced, Delivered):
-            if device is not None:
-                produced = moved(produced, device)
             waited_s = time.perf_counter() - begin
             self._stats += LoaderStats(num_microbatches=1, stall_s=waited_s)
         return produced
@@ -57,6 +62,7 @@ class LocalFeed:
 
     def stop(self) -> None:
         self._produced = iter(())
+        self._held = None
         self._source = None
 
     def _built_source(self) -> PassSource:

@@ -110,8 +110,8 @@ class ProducerFeed:
         try:
             if self._left:
                 produced, nbytes, is_copy = self._left[0].deliver()
+                produced = moved(produced, device)  # may lack memory: removed only after it
                 self._left.popleft()
-                produced = moved(produced, device)
             else:
                 produced, nbytes, is_copy = self._reader.next(self._timeout_s, number)
         except _core.ProducerExitedError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -82,21 +83,38 @@ def moved(produced: Produced, device: torch.device | None) -> Produced:
     return produced._replace(microbatch=move(produced[0], device or torch.device("cpu")))
 
 
+@dataclass(slots=True)
+class Held:
+    """A microbatch that is still in its slot."""
+
+    record: Any
+
+    def deliver(self) -> Arrived:
+        return deliver(self.record, None)
+
+
 class HostReader:
     """Microbatches as views of their slots, or copied from there by torch, one at a time."""
 
     def __init__(self, consumer: _core.Consumer, device: torch.device | None) -> None:
         self._consumer = consumer
         self._device = device
+        self._held: Any = None  # read, but there was no memory for it on the device
 
     def next(self, timeout_s: float | None, number: int) -> Arrived:
-        return deliver(self._consumer.acquire(timeout_s), self._device)
+        if self._held is None:
+            self._held = self._consumer.acquire(timeout_s)
+        arrived = deliver(self._held, self._device)
+        self._held = None
+        return arrived
 
     def drop(self) -> None:
-        """Nothing is read ahead."""
+        self._held = None
 
     def close(self) -> deque[Arrival]:
-        return deque()
+        left: deque[Arrival] = deque([] if self._held is None else [Held(self._held)])
+        self.drop()
+        return left
 
     def pinning(self) -> tuple[int, float]:
         return 0, 0.0

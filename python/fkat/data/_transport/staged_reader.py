@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ import torch
 from fkat.data import _core
 from fkat.data._device.cuda import CudaMemory
 from fkat.data._transport.codec import asarray
-from fkat.data._transport.reader import Arrival, Arrived, deliver, end_of
+from fkat.data._transport.reader import Arrival, Arrived, Held, end_of
 from fkat.data._transport.record import is_event, unpack
 from fkat.data._transport.slab import tensors_in
 from fkat.data.errors import DeviceError
@@ -58,40 +60,38 @@ class StagedReader:
         self._consumer = consumer
         self._memory = memory
         self._max_leases = max_leases
-        self._num_prefetches = num_prefetches
+        self._num_prefetches = self._num_ahead = num_prefetches
         self._stager = _core.RingStager(ring, memory.device.index, driver_path())
         self._stager.prefer_node_of_device()
-        self._in_flight: deque[_Staged | _End] = deque()
-        self._held: Any = None  # read, but there was no memory for it on the device
-        self._number = 0  # of the next microbatch to be copied
+        # Copies in flight, and at the end perhaps a record whose copy is still to be issued.
+        self._queue: deque[Any] = deque()
+        self._number = 0  # of the next microbatch to be delivered
         self._is_refusal_told = False
         consumer.serve(self._stager)
 
     def next(self, timeout_s: float | None, number: int) -> Arrived:
-        self._number = number + sum(entry.is_microbatch for entry in self._in_flight)
+        self._number = number
         self._stager.poll()
-        if not self._in_flight:
-            if self._held is None:
-                while not self._has_room() and self._stager.num_in_flight > 0:
-                    self._stager.await_oldest()
-                self._held = self._consumer.acquire(timeout_s)
-            self._stage_held()
+        # An interrupt between any two steps loses nothing: whatever was read stands in the queue,
+        # and each step may be taken again.
+        if not self._queue:
+            while not self._has_room() and self._stager.num_in_flight > 0:
+                self._stager.await_oldest()
+            self._consumer.acquire(timeout_s, self._queue.append)
+        self._start(0)
         self._fill()
-        # Removed only when it is delivered: an interrupt in between loses nothing.
-        arrived = self._in_flight[0].deliver()
-        self._in_flight.popleft()
+        arrived: Arrived = self._queue[0].deliver()
+        self._queue.popleft()
         return arrived
 
     def drop(self) -> None:
-        self._held = None
-        self._in_flight.clear()
+        self._queue.clear()
+        self._num_ahead = self._num_prefetches
 
     def close(self) -> deque[Arrival]:
         self._stager.close()
         self._consumer.serve(None)
-        left: deque[Arrival] = deque(self._in_flight)
-        if self._held is not None:
-            left.append(_Held(self._held))
+        left = deque(self._unstarted(entry) for entry in self._queue)
         self.drop()
         return left
 
@@ -101,18 +101,18 @@ class StagedReader:
 
     def _fill(self) -> None:
         """Issue the copies of what is ready; where the device has no memory, fewer."""
-        while len(self._in_flight) <= self._num_prefetches:
-            if type(self._in_flight[-1]) is _End:
-                return
-            if self._held is None:
-                if not self._has_room():
+        while len(self._queue) <= self._num_ahead + 1:
+            last = len(self._queue) - 1
+            if last <= self._num_ahead:
+                try:
+                    self._start(last)
+                except torch.cuda.OutOfMemoryError:
+                    # Fewer for the rest of the pass: each try in vain empties torch's cache.
+                    self._num_ahead = last - 1
                     return
-                self._held = self._consumer.try_acquire()
-            if self._held is None:
+            if last >= self._num_ahead or type(self._queue[last]) is _End or not self._has_room():
                 return
-            try:
-                self._stage_held()
-            except torch.cuda.OutOfMemoryError:
+            if self._consumer.try_acquire(self._queue.append) is None:
                 return
 
     def _has_room(self) -> bool:
@@ -122,37 +122,44 @@ class StagedReader:
         """
         return self._consumer.outstanding_leases < self._max_leases
 
-    def _stage_held(self) -> None:
-        record = self._held
-        if type(record) is not _core.Microbatch:
-            self._in_flight.append(_End(end_of(record)))
-        else:
+    def _start(self, i: int) -> None:
+        """Issue the copy of what stands there in the queue, unless that was done."""
+        entry = self._queue[i]
+        if type(entry) is _core.Microbatch:
+            entry = self._queue[i] = self._place(entry)
+        elif type(entry) is not _Staged and type(entry) is not _End:
+            entry = self._queue[i] = _End(partial(end_of, entry))
+        if type(entry) is _Staged and not entry.has_started:
             try:
-                self._in_flight.append(self._stage(record))
+                self._copy(entry, i)
             except DeviceError as error:  # told when it is this microbatch's turn
-                self._in_flight.append(_End(error))
-        self._held = None
+                self._queue[i] = _End(partial(DeviceError, *error.args))
 
-    def _stage(self, record: _core.Microbatch) -> _Staged:
-        nbytes = record.tensors_nbytes
-        slab = self._memory.allocate(nbytes)
-        staged = _Staged(
+    def _place(self, record: _core.Microbatch) -> _Staged:
+        return _Staged(
             self._stager,
             self._memory,
+            record,
             record.structure,
             record.placed_leaves(asarray),
-            slab,
+            self._memory.allocate(record.tensors_nbytes),
             record.nbytes,
             record.is_copy,
         )
-        if nbytes > 0:
-            what = f"copying microbatch {self._number} to {self._memory.device}"
-            address, stream = slab.data_ptr(), self._memory.copy_stream
-            staged.transfer = self._stager.copy(record, address, stream, what)
-            if not self._is_refusal_told and self._stager.refusal:
-                self._tell_refusal()
-        self._number += staged.is_microbatch
-        return staged
+
+    def _copy(self, entry: _Staged, i: int) -> None:
+        number = self._number + sum(self._queue[j].is_microbatch for j in range(i))
+        what = f"copying microbatch {number} to {self._memory.device}"
+        address, stream = entry.slab.data_ptr(), self._memory.copy_stream
+        entry.transfer = self._stager.copy(entry.record, address, stream, what)
+        if not self._is_refusal_told and self._stager.refusal:
+            self._tell_refusal()
+
+    @staticmethod
+    def _unstarted(entry: Any) -> Arrival:
+        if type(entry) is _Staged:
+            return entry if entry.has_started else Held(entry.record)
+        return entry if type(entry) is _End else Held(entry)
 
     def _tell_refusal(self) -> None:
         self._is_refusal_told = True
@@ -171,12 +178,17 @@ class _Staged:
 
     stager: _core.RingStager
     memory: CudaMemory
+    record: _core.Microbatch
     structure: bytes
     leaves: list[Any]
     slab: torch.Tensor
     nbytes: int
     is_copy: bool
     transfer: _core.Transfer | None = None  # None: it has no tensors
+
+    @property
+    def has_started(self) -> bool:
+        return self.transfer is not None or self.slab.numel() == 0
 
     @property
     def is_microbatch(self) -> bool:
@@ -191,21 +203,11 @@ class _Staged:
 
 
 @dataclass(slots=True)
-class _Held:
-    """A microbatch that is still in its slot."""
-
-    record: Any
-
-    def deliver(self) -> Arrived:
-        return deliver(self.record, None)
-
-
-@dataclass(slots=True)
 class _End:
     """The end of a pass, or its failure."""
 
-    reason: Exception
+    reason: Callable[[], Exception]  # made when raised: kept, its traceback would keep the reader
     is_microbatch = False
 
     def deliver(self) -> Arrived:
-        raise self.reason
+        raise self.reason()
