@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker, util
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from fkat.data import _core
@@ -137,11 +138,23 @@ def _sigint_blocked(context: BaseContext) -> Iterator[None]:
 
 
 def _end_group(pid: int) -> None:
-    """Kill the workers that a dead producer leaves (torch's own notice after 5 s)."""
+    """Kill what a dead producer leaves: the workers of user code.
+
+    torch's own notice after 5 s, and never those of a forkserver, which stays their living parent.
+    While nobody runs under the producer's number, a group of that number can only be the
+    producer's; under forkserver it was reaped before we could ask for it as a child.
+    """
     with suppress(OSError):
-        # While we have not reaped it its number belongs to nobody else.
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-        os.killpg(pid, signal.SIGKILL)
+        if not _is_running(pid):
+            os.killpg(pid, signal.SIGKILL)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def _can_pickle(work: Work) -> bool:
@@ -162,6 +175,8 @@ def _stop(ring: _core.Ring, process: BaseProcess, grace_s: float) -> None:
                 os.killpg(process.pid, signal.SIGKILL)
         process.kill()
         process.join()
+    if process.pid is not None:
+        _end_group(process.pid)
 
 
 def _signal_name(number: int) -> str:
