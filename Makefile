@@ -11,7 +11,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 SOURCES := $(shell find csrc python -name '*.h' -o -name '*.cpp' -o -name '*.map') CMakeLists.txt
 CPP_FILES := $(shell find csrc tests/cpp tests/fake_cuda -name '*.h' -o -name '*.cpp')
 
-.PHONY: demo test test-python test-cpp bench bench-device lint format wheel clean
+.PHONY: demo test test-python test-cpp bench bench-device soak lint format wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/kill_and_resume.py
@@ -31,6 +31,10 @@ test-cpp: $(VENV)/.test
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
+
+# Kills, stops, forks and breaks for minutes; ends with counts.
+soak: $(VENV)/.test
+	$(BIN)/python -m soak
 
 # Needs a CUDA GPU.
 bench-device: $(VENV)/.bench

@@ -56,7 +56,7 @@ def _dataloader(case: Case, num_prefetches: int) -> Loader:
 
 
 def _stateful(case: Case, num_prefetches: int) -> Loader:
-    from torchdata.stateful_dataloader import StatefulDataLoader  # type: ignore[import-untyped]
+    from torchdata.stateful_dataloader import StatefulDataLoader
 
     loader: Loader = StatefulDataLoader(PoolDataset(case), **_worker_options(num_prefetches))
     return loader

@@ -241,6 +241,27 @@ def test_killed_before_the_first_microbatch_of_a_resume(tmp_path):
 SHARDS = ["300", "100", "200", "500", "400"]
 
 
+@pytest.mark.parametrize("begin_at", [0, 2])
+@pytest.mark.parametrize("how", ["asked for again", "failed"])
+def test_an_epoch_begun_again_begins_where_it_had_begun(how, begin_at):
+    expected = delivered(ShmDataLoader(SEED, shuffled, 2))
+    half = [microbatch for microbatch, _ in expected[begin_at : len(expected) // 2]]
+    loader = ShmDataLoader(SEED, shuffled, 2)
+    if begin_at:
+        loader.load_state_dict(expected[begin_at - 1][1])
+    for _ in range(2):
+        assert plain(next(loader)) in half
+        os.kill(loader._feed.pid, signal.SIGKILL)
+    while loader.stats().num_restarts == 0:
+        next(loader)
+    if how == "failed":
+        loader._fail(KeyError("as if the dataset had raised it"))
+    else:
+        loader.set_epoch(0)
+    assert [plain(microbatch) for microbatch in loader] == half
+    loader.teardown()
+
+
 def of_shard(shard):
     return DataLoader(range(int(shard), int(shard) + 7), batch_size=2)
 

@@ -86,7 +86,10 @@ void bind_producer(py::module_& module) {
             producer.publish_error(pass, position, as_bytes(static_cast<std::string_view>(text)));
           },
           py::arg("pass_"), py::arg("position"), py::arg("text"))
-      .def("announce_length", &Producer::announce_length, py::arg("length"));
+      .def("announce_length", &Producer::announce_length, py::arg("length"))
+      .def(
+          "enter_factory", [](Producer& producer) { producer.enter(Activity::kBuilding); },
+          "Say that the user's factory runs from now on, until the next wait.");
 
   module.def(
       "die_with", &die_with, py::arg("pidfd"),

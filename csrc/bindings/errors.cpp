@@ -11,6 +11,7 @@ namespace {
 
 // Owned for the life of the process: exceptions may be raised until the interpreter is gone.
 PyObject* corrupt_segment_error = nullptr;
+PyObject* deadline_passed = nullptr;
 PyObject* device_error = nullptr;
 PyObject* producer_exited = nullptr;
 
@@ -40,7 +41,7 @@ void translate(std::exception_ptr error) {
   } catch (const PeerExited&) {
     PyErr_SetString(producer_exited, "the producer has exited");
   } catch (const DeadlinePassed& e) {
-    PyErr_Format(PyExc_TimeoutError, "nothing was published within %S s",
+    PyErr_Format(deadline_passed, "nothing was published within %S s",
                  py::float_(e.timeout_s).ptr());
   }
 }
@@ -51,6 +52,9 @@ void register_errors(py::module_& module) {
   corrupt_segment_error =
       new_exception(module, "CorruptSegmentError", PyExc_RuntimeError,
                     "Bytes in shared memory are not what the ring's layout promises.");
+  // Of its own, because user code raises TimeoutError too, and that travels here.
+  deadline_passed = new_exception(module, "DeadlinePassedError", PyExc_TimeoutError,
+                                  "Nothing was published before the caller's deadline.");
   device_error = new_exception(module, "DeviceError", PyExc_RuntimeError,
                                "A device cannot be used, or a copy to it failed.");
   producer_exited = new_exception(module, "ProducerExitedError", PyExc_RuntimeError,

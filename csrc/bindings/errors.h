@@ -9,7 +9,7 @@ namespace fkat {
 // The watched peer has exited and left nothing behind to deliver. Python: ProducerExitedError.
 struct PeerExited {};
 
-// Nothing came before the caller's deadline. Python: TimeoutError.
+// Nothing came before the caller's deadline. Python: DeadlinePassedError, a TimeoutError.
 struct DeadlinePassed {
   double timeout_s;
 };

@@ -60,7 +60,23 @@ struct alignas(kLine) RingHeader {
 struct alignas(kLine) ProducerLine {
   std::atomic<std::uint64_t> published_seq;  // records published since the ring was made
   std::atomic<std::int64_t> length;          // len() of the source: see Length
+
+  // What the producer does and since when, in one word so that the two belong together: nanoseconds
+  // of CLOCK_MONOTONIC, whose lowest 3 bits are the Activity. Written and read relaxed: it is for
+  // the reader of an error message, and nothing is decided by it.
+  std::atomic<std::uint64_t> activity;
 };
+
+enum class Activity : std::uint64_t {
+  kStarting = 0,       // the process starts; the clock runs from the making of the ring
+  kBuilding = 1,       // in the user's factory
+  kReading = 2,        // in the user's data: iterating, collating, pickling
+  kWriting = 3,        // backs a slot with memory, or copies into it
+  kAwaitingSlot = 4,   // for a free slot, or for room in the budget
+  kAwaitingGrant = 5,  // for the trainer to want another microbatch
+  kAwaitingPass = 6,   // for the trainer to want another pass
+};
+inline constexpr std::uint64_t kActivityMask = 7;
 
 // What ProducerLine::length says when it is not a length.
 struct Length {

@@ -24,8 +24,12 @@ Turn Producer::await_pass(std::uint64_t previous, Pass& pass, std::chrono::nanos
     pass.epoch = line.epoch.load(std::memory_order_seq_cst);
     pass.start = line.start.load(std::memory_order_seq_cst);
     FKAT_CRASH_POINT("producer.pass");
-    if (line.version.load(std::memory_order_seq_cst) == version) return Turn::kGo;
+    if (line.version.load(std::memory_order_seq_cst) == version) {
+      enter(Activity::kReading);
+      return Turn::kGo;
+    }
   }
+  enter(Activity::kAwaitingPass);
   line.demand.wait(seen, slice);
   return Turn::kWait;
 }
@@ -51,7 +55,11 @@ Turn Producer::await_grant(const Pass& pass, std::chrono::nanoseconds slice) {
   Doorbell& bell = ring_->trainer_line().demand;
   const std::uint32_t seen = bell.rings();
   if (const Turn turn = status(pass); turn != Turn::kGo) return turn;
-  if (granted()) return Turn::kGo;
+  if (granted()) {
+    enter(Activity::kReading);
+    return Turn::kGo;
+  }
+  enter(Activity::kAwaitingGrant);
   if (!pool_.prefault_step(largest_nbytes_)) bell.wait(seen, slice);
   return Turn::kWait;
 }
@@ -61,8 +69,10 @@ Turn Producer::claim(const Pass& pass, std::uint64_t nbytes, std::uint32_t& slot
   Doorbell& bell = ring_->trainer_line().freed;
   const std::uint32_t seen = bell.rings();
   if (const Turn turn = status(pass); turn != Turn::kGo) return turn;
+  if (activity_ != Activity::kAwaitingSlot) enter(Activity::kWriting);  // backing it takes time
   if (const auto claimed = pool_.try_claim(nbytes)) {
     FKAT_CRASH_POINT("producer.claimed");
+    enter(Activity::kWriting);
     slot = *claimed;
     return Turn::kGo;
   }
@@ -71,6 +81,7 @@ Turn Producer::claim(const Pass& pass, std::uint64_t nbytes, std::uint32_t& slot
   for (const std::uint32_t pinned : pool_.claim_pinned(nbytes)) {
     append_slot(RecordKind::kReclaim, pass, 0, pinned, 0);
   }
+  enter(Activity::kAwaitingSlot);
   bell.wait(seen, slice);
   return Turn::kWait;
 }
@@ -129,6 +140,12 @@ void Producer::announce_length(std::int64_t length) {
   for (std::uint32_t reader = 0; reader < ring_->geometry().num_readers; ++reader) {
     ring_->reader_line(reader).published.ring();
   }
+}
+
+void Producer::enter(Activity activity) {
+  if (activity == activity_) return;
+  activity_ = activity;
+  ring_->enter(activity);
 }
 
 }  // namespace fkat

@@ -65,6 +65,10 @@ class Producer {
   // Tells readers len() of the source, or one of the codes in Length.
   void announce_length(std::int64_t length);
 
+  // Says what this process does from now on (see ProducerLine); the clock goes on if it did that
+  // already. Some 20 ns. The calls above say it themselves, so the caller does only for its own.
+  void enter(Activity activity);
+
  private:
   Turn status(const Pass& pass) const;
   bool granted() const;
@@ -75,6 +79,7 @@ class Producer {
 
   std::shared_ptr<Ring> ring_;
   SlotPool pool_;
+  Activity activity_ = Activity::kStarting;
   std::uint64_t published_seq_ = 0;
   std::uint64_t largest_nbytes_ = 0;  // of the frames so far: what a prefault prepares for
 };

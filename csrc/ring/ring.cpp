@@ -1,5 +1,6 @@
 #include "ring/ring.h"
 
+#include <algorithm>
 #include <bit>
 #include <string>
 
@@ -8,6 +9,15 @@
 #include "base/error.h"
 
 namespace fkat {
+namespace {
+
+// CLOCK_MONOTONIC, which is the same in every process; from the vDSO, without a system call.
+std::uint64_t monotonic_ns() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return static_cast<std::uint64_t>(std::chrono::nanoseconds(now).count());
+}
+
+}  // namespace
 
 std::uint32_t Geometry::index_capacity() const {
   // Every slot can be published and unread at once (with a microbatch or to be reclaimed: a record
@@ -51,6 +61,7 @@ std::shared_ptr<Ring> Ring::create(std::uint32_t num_slots, std::uint64_t slot_n
   header.slot_nbytes = geometry.slot_nbytes;
   header.total_nbytes = total_nbytes;
   ring->producer_line().length.store(Length::kNotAskedYet, std::memory_order_relaxed);
+  ring->enter(Activity::kStarting);
   // SYNC POINT V: the geometry above happens before any attach that sees this version.
   header.version.store(kLayoutVersion, std::memory_order_release);
   return ring;
@@ -97,6 +108,34 @@ void Ring::stop() const {
   line.stop.store(1, std::memory_order_seq_cst);
   line.demand.ring();
   line.freed.ring();
+}
+
+void Ring::enter(Activity activity) const {
+  const std::uint64_t now = monotonic_ns() & ~kActivityMask;
+  producer_line().activity.store(now | static_cast<std::uint64_t>(activity),
+                                 std::memory_order_relaxed);
+}
+
+// All loads are relaxed: the numbers are shown, and nothing is read that they would guard.
+RingView Ring::look() const {
+  RingView view{};
+  const std::uint64_t word = producer_line().activity.load(std::memory_order_relaxed);
+  view.activity = static_cast<Activity>(word & kActivityMask);
+  const std::uint64_t now = monotonic_ns();
+  view.since = std::chrono::nanoseconds(now - std::min(now, word & ~kActivityMask));
+  const std::uint64_t num_read = reader_line(0).acquired_seq.load(std::memory_order_relaxed);
+  const std::uint64_t published = producer_line().published_seq.load(std::memory_order_relaxed);
+  view.num_unread = published - std::min(published, num_read);
+  for (std::uint32_t slot = 0; slot < geometry_.num_slots; ++slot) {
+    const SlotLine& line = slot_line(slot);
+    const SlotState state = line.state.load(std::memory_order_relaxed);
+    const auto number = static_cast<std::size_t>(state);
+    if (number < view.slots.size()) ++view.slots[number];  // else the line is damaged
+    if (state == SlotState::kLeased) {
+      view.leased_nbytes += line.committed_nbytes.load(std::memory_order_relaxed);
+    }
+  }
+  return view;
 }
 
 std::uint64_t checksum(const IndexEntry& entry) {

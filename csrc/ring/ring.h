@@ -6,6 +6,8 @@
 
 #pragma once
 
+#include <array>
+#include <chrono>
 #include <memory>
 #include <span>
 
@@ -13,6 +15,15 @@
 #include "shm/segment.h"
 
 namespace fkat {
+
+// A ring as seen from outside, for a person to read: its parts are looked at one after the other.
+struct RingView {
+  Activity activity;                   // 7 (none of them) where the word is damaged
+  std::chrono::nanoseconds since;      // the producer went over to that
+  std::uint64_t num_unread;            // records published and not read by the first reader
+  std::array<std::uint32_t, 4> slots;  // how many are in each SlotState
+  std::uint64_t leased_nbytes;         // memory of those that are LEASED
+};
 
 class Ring {
  public:
@@ -52,6 +63,12 @@ class Ring {
 
   // Tells the producer that no reader will ask again. Any process, any number of times.
   void stop() const;
+
+  // Says what the producer does from now on. For the producer, and for the maker of the ring.
+  void enter(Activity activity) const;
+
+  // Any process, at any time; never blocks.
+  RingView look() const;
 
  private:
   Ring(std::shared_ptr<Segment> segment, const Geometry& geometry)

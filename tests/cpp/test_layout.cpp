@@ -19,6 +19,7 @@ static_assert(offsetof(RingHeader, total_nbytes) == 32);
 
 static_assert(offsetof(ProducerLine, published_seq) == 0);
 static_assert(offsetof(ProducerLine, length) == 8);
+static_assert(offsetof(ProducerLine, activity) == 16);
 
 static_assert(offsetof(TrainerLine, version) == 0);
 static_assert(offsetof(TrainerLine, epoch) == 8);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -101,10 +102,13 @@ class FedLoader(ABC, Generic[T_co]):
     _base: Place  # the present place, or the last one that was worked out
     _mark: Mark | None  # the mark behind the last microbatch, if that is later
     _next_kept: int  # the offset at which the trail must be worked out
+    _feed_pid: int  # the process that opened the feed
     _in_pass: bool  # the feed was asked for this epoch
     _num_before: int  # microbatches of this epoch before the producer began
     _num_delivered: int  # since then
     _has_delivered: bool  # anything, in this pass
+    _is_replaced: bool  # the producer began where a dead one had stopped
+    _original: dict[str, Any] | None  # then: the state that this pass had begun with
     _is_over: bool  # the epoch's last microbatch was delivered
     _has_failed: bool
 
@@ -182,6 +186,7 @@ class FedLoader(ABC, Generic[T_co]):
 
         A producer that took the place of a dead one goes on counting; `teardown` begins anew.
         """
+        self._check_process()
         present = LoaderStats() if self._feed is None else self._feed.stats()
         return present + self._stats_of_the_dead
 
@@ -207,6 +212,11 @@ class FedLoader(ABC, Generic[T_co]):
         return self._has_delivered or self._is_over or self._has_failed
 
     def _restart(self, epoch: int) -> None:
+        if self._is_replaced:  # where a producer took over is no beginning of an epoch
+            original, self._resume = self._original, None
+            if original is not None and original["epoch"] == epoch:
+                self.load_state_dict(original, self._is_strict)
+                return
         if self._resume is not None and self._resume.epoch != epoch:
             self._resume = None
         if self._resume is None and self._feed_resumes == epoch:
@@ -221,6 +231,8 @@ class FedLoader(ABC, Generic[T_co]):
         self._num_before = place.microbatch
         self._num_delivered = 0
         self._has_delivered = False
+        self._is_replaced = False
+        self._original = None
         self._is_over = False
         self._has_failed = False
 
@@ -249,7 +261,7 @@ class FedLoader(ABC, Generic[T_co]):
 
     def _take_note(self, event: Event) -> None:
         if isinstance(event, Notice):
-            warnings.warn(event.text, stacklevel=3)
+            warnings.warn(event.text, stacklevel=4)
         elif isinstance(event, Described):
             self._described = event.source
         elif self._place.epoch == self._epoch:  # a shard was done, the epoch is not
@@ -294,19 +306,32 @@ class FedLoader(ABC, Generic[T_co]):
             self._is_over = True
             self._stand_at(place)
         elif self._has_delivered:
-            wanted_epoch = self._wanted_epoch
+            wanted_epoch, original = self._wanted_epoch, self._original
+            if not self._is_replaced and self._resume is not None:
+                original = self._snapshot_of(self._resume)()
             self.load_state_dict(self._snapshot_of(place)(), self._is_strict)
-            self._wanted_epoch = wanted_epoch
-            self._has_delivered = True
+            self._wanted_epoch, self._original = wanted_epoch, original
+            self._is_replaced = self._has_delivered = True
 
     def _current_feed(self) -> Feed:
+        self._check_process()
         if self._feed is None:
             self._feed = self._open_feed(self._resume)
+            self._feed_pid = os.getpid()
             self._feed_resumes = None if self._resume is None else self._resume.epoch
         if not self._in_pass:
             self._feed.begin_pass(self._epoch)
             self._in_pass = True
         return self._feed
+
+    def _check_process(self) -> None:
+        """Refuse to read in a forked child: a ring has one reader, and a lock that may be taken."""
+        if self._multiprocessing and self._feed is not None and self._feed_pid != os.getpid():
+            raise RuntimeError(
+                f"this loader belongs to process {self._feed_pid}, this is a child that it forked "
+                f"(process {os.getpid()}): make a loader of its own here, or start one by "
+                "teardown() or load_state_dict(). What was delivered may be read here"
+            )
 
     def _stop_feed(self) -> None:
         self._in_pass = False

@@ -214,7 +214,11 @@ class ShardedDataLoader(FedLoader[T_co]):
         options = replace(self._options, num_rings=num_producers)
         works = (work.of_producer(i, num_producers) for i in range(num_producers))
         return ShardFeed(
-            [ProducerFeed(part, options, self._device) for part in works], work.is_lazy
+            [
+                ProducerFeed(part, options, self._device, f"producer {i} of {num_producers}")
+                for i, part in enumerate(works)
+            ],
+            work.is_lazy,
         )
 
     def _shard_resume(self, place: Place | None) -> ShardResume | None:

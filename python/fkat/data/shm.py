@@ -251,6 +251,9 @@ def _read(state_dict: dict[str, Any]) -> tuple[Place, Description]:
         if not 0 <= state_dict[key] <= INT64_MAX:
             raise StateError(f"{key!r} in this state of ShmDataLoader is {state_dict[key]}")
     fingerprint = state_dict["fingerprint"]
+    part = fingerprint["part"]
+    if len(part) != 2 or not all(type(number) is int for number in part):
+        raise StateError(f"'part' in this state of ShmDataLoader is {part!r}, not [rank, number]")
     try:
         trail = Trail.from_list(fingerprint["trail"])
         described = tuple((name, value) for name, value in fingerprint["source"])

@@ -8,37 +8,21 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import context, reduction, util
+from multiprocessing import util
 from typing import Any
 
 import torch
 
 from fkat.data import _core
 from fkat.data._source.note import Produced
+from fkat.data._transport import stack
+from fkat.data._transport.inherited_fd import InheritedFd
 from fkat.data._transport.record import pack
 from fkat.data._transport.remote_error import dump_error
 from fkat.data._transport.work import PassSource, Work
-
-
-class InheritedFd:
-    """A file descriptor that reaches a child process under every start method.
-
-    Under fork it is simply inherited; otherwise it is handed over while the process is started.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def __reduce__(self) -> tuple[Callable[[Any], InheritedFd], tuple[Any]]:
-        context.assert_spawning(self)
-        return _receive_fd, (reduction.DupFd(self.fd),)
-
-
-def _receive_fd(handle: Any) -> InheritedFd:
-    return InheritedFd(handle.detach())
 
 
 @dataclass(frozen=True)
@@ -48,11 +32,13 @@ class ProducerArgs:
     work: Work
     ring_fd: InheritedFd
     trainer_pidfd: InheritedFd
+    answers_fd: InheritedFd
     memory_budget_nbytes: int
 
 
 def main(args: ProducerArgs) -> None:
     """Body of the producer process."""
+    stack.answer_on(args.answers_fd.fd)
     _detach_from_trainer(args.trainer_pidfd.fd)
     torch.set_num_threads(1)  # as DataLoader's workers do: one core a producer
     ring = _core.Ring.attach(args.ring_fd.fd)
@@ -92,6 +78,7 @@ def _serve(producer: _core.Producer, work: Work) -> None:
         position = pass_.start
         try:
             if source is None:
+                producer.enter_factory()
                 source = work.open()
             length = source.length(pass_.epoch)
             producer.announce_length(_core.LENGTH_UNKNOWN if length is None else length)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections import deque
@@ -14,6 +15,7 @@ import torch
 from fkat.data import _core
 from fkat.data._device import cuda
 from fkat.data._source.note import Delivered, Produced
+from fkat.data._transport import stall
 from fkat.data._transport.feed import LoaderStats
 from fkat.data._transport.producer_process import ProducerProcess
 from fkat.data._transport.reader import Arrival, HostReader, Reader, moved
@@ -21,6 +23,8 @@ from fkat.data._transport.remote_error import load_error
 from fkat.data._transport.staged_reader import StagedReader, can_stage
 from fkat.data._transport.work import Work
 from fkat.data.errors import StalledError
+
+_logger = logging.getLogger("fkat.data")
 
 MAX_LEASES = 8  # microbatches the user may keep alive before next() returns private copies
 _SLOTS_FOR_UNBOUNDED = 512  # of address space; what they may hold is the budget's matter
@@ -71,11 +75,27 @@ class RingOptions:
 
 
 class ProducerFeed:
-    """Starts a producer and reads its ring. One process and one ring for any number of passes."""
+    """Starts a producer and reads its ring. One process and one ring for any number of passes.
 
-    def __init__(self, work: Work, options: RingOptions, device: torch.device | None) -> None:
+    Args:
+        work: What to produce.
+        options: The ring's.
+        device: Where microbatches go; None for host memory.
+        name: What the producer is called in a report of a stall.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        options: RingOptions,
+        device: torch.device | None,
+        name: str = "the producer",
+    ) -> None:
+        self._name = name
         self._options = options
-        self._timeout_s = options.timeout_s
+        # Without a timeout a long wait is told, and goes on.
+        timeout_s = options.timeout_s
+        self._patience_s = stall.LOGGED_AFTER_S if timeout_s is None else timeout_s
         self._has_warned = False
         self._num_microbatches = self._nbytes = self._num_copies = 0
         self._ring = _core.Ring.create(options.num_slots, options.max_microbatch_nbytes)
@@ -85,14 +105,9 @@ class ProducerFeed:
             device
         )  # first: no producer for a device that is not there
         self._left: deque[Arrival] = deque()  # of a reader for another device
-        self._process = ProducerProcess(
-            work, self._ring, options.ring_budget_nbytes, options.context
-        )
-        pidfd = self._process.open_pidfd()
-        try:
-            self._consumer.watch(pidfd)
-        finally:
-            os.close(pidfd)
+        self._budget_nbytes = options.ring_budget_nbytes
+        self._process = ProducerProcess(work, self._ring, self._budget_nbytes, options.context)
+        self._consumer.watch(self._process.pidfd)
 
     @property
     def pid(self) -> int:
@@ -113,11 +128,13 @@ class ProducerFeed:
                 produced = moved(produced, device)  # may lack memory: removed only after it
                 self._left.popleft()
             else:
-                produced, nbytes, is_copy = self._reader.next(self._timeout_s, number)
+                try:
+                    produced, nbytes, is_copy = self._reader.next(self._patience_s, number)
+                except _core.DeadlinePassedError:
+                    self._tell_stall("microbatch")
+                    produced, nbytes, is_copy = self._reader.next(None, number)
         except _core.ProducerExitedError:
             raise self._gone() from None
-        except TimeoutError:
-            raise self._stalled() from None
         if type(produced) is Delivered:
             self._num_microbatches += 1
             self._nbytes += nbytes
@@ -128,11 +145,13 @@ class ProducerFeed:
 
     def length(self) -> int | None:
         try:
-            length = self._consumer.await_length(self._timeout_s)
+            try:
+                length = self._consumer.await_length(self._patience_s)
+            except _core.DeadlinePassedError:
+                self._tell_stall("length")
+                length = self._consumer.await_length(None)
         except _core.ProducerExitedError:
             raise self._gone() from None
-        except TimeoutError:
-            raise self._stalled() from None
         if length >= 0:
             return length
         if length == _core.LENGTH_UNKNOWN:
@@ -174,10 +193,36 @@ class ProducerFeed:
 
     def _error_instead_of_length(self) -> Exception:
         """Why the source could not be built; it was published instead of a length."""
-        record = self._consumer.acquire(self._timeout_s)
+        record = self._consumer.acquire(self._patience_s)
         if isinstance(record, _core.ProducerError):
             return load_error(record.text)
         return RuntimeError("the producer published a microbatch before it announced its length")
+
+    def _tell_stall(self, what: str) -> None:
+        """Raise what is known, if the user set a timeout; else log it, before a wait without end.
+
+        Raises:
+            StalledError: There is a timeout.
+        """
+        if self._options.timeout_s is not None:
+            raise StalledError(
+                f"no {what} within timeout={self._options.timeout_s} s: {self.report()}\n"
+                "(raise timeout if that is to be expected)"
+            ) from None
+        _logger.warning(
+            "no %s for %g s: %s\n(still waiting; this is said once for each wait)",
+            what,
+            self._patience_s,
+            self.report(),
+        )
+
+    def report(self) -> str:
+        """What the producer does, for a person to read."""
+        view = self._ring.look()
+        used_nbytes = max(512 * os.fstat(self._ring.fd).st_blocks - view.leased_nbytes, 0)
+        state, stack = self._process.state_and_stack()
+        who = f"{self._name} (pid {self.pid})"
+        return stall.describe(who, view, used_nbytes, self._budget_nbytes, state, stack)
 
     def _gone(self) -> BaseException:
         if util.is_exiting():
@@ -185,17 +230,10 @@ class ProducerFeed:
             return SystemExit()
         return self._process.death()
 
-    def _stalled(self) -> StalledError:
-        return StalledError(
-            f"no microbatch within timeout={self._timeout_s} s; the producer (pid "
-            f"{self._process.pid}) is alive: look at what it does with `py-spy dump --pid "
-            f"{self._process.pid}`, or raise timeout"
-        )
-
     def _warn_of_copies(self) -> None:
         self._has_warned = True
         warnings.warn(
             f"more than {MAX_LEASES} microbatches are kept alive, so new ones are copied out of "
             "shared memory. This is correct but slower: clone() what you keep for long",
-            stacklevel=4,
+            stacklevel=5,
         )

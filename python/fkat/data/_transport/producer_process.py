@@ -7,16 +7,17 @@ import os
 import pickle
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import resource_tracker, util
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
 from fkat.data import _core
+from fkat.data._transport import stack, stall
+from fkat.data._transport.inherited_fd import InheritedFd
 from fkat.data._transport.locate import describe_unpicklable
-from fkat.data._transport.producer import InheritedFd, ProducerArgs, main
+from fkat.data._transport.producer import ProducerArgs, main
 from fkat.data._transport.work import Work
 from fkat.data.errors import ProducerDiedError
 
@@ -40,19 +41,31 @@ class ProducerProcess:
     def __init__(
         self, work: Work, ring: _core.Ring, memory_budget_nbytes: int, context: BaseContext
     ) -> None:
-        self._process = _start(work, ring, memory_budget_nbytes, context)
+        self._answers_fd, write_fd = stack.open_pipe()
+        try:
+            self._process = _start(work, ring, memory_budget_nbytes, context, write_fd)
+        except BaseException:
+            os.close(self._answers_fd)
+            raise
+        finally:
+            os.close(write_fd)
         self.pid: int = self._process.pid or 0
+        files = ExitStack()
+        files.callback(os.close, self._answers_fd)
         # Not daemonic: user code may have children. Then multiprocessing joins it at exit, after
         # running the finalizers of positive priority; this one tells it to stop.
         grace_s = _GRACE_S if work.profiler is None else _PROFILER_GRACE_S
-        self.stop = util.Finalize(self, _stop, args=(ring, self._process, grace_s), exitpriority=10)
-
-    def open_pidfd(self) -> int:
-        """A file descriptor that is readable once the process has exited; the caller closes it."""
+        args = (ring, self._process, grace_s, files)
+        self.stop = util.Finalize(self, _stop, args=args, exitpriority=10)
         try:
-            return os.pidfd_open(self.pid)
+            self.pidfd = os.pidfd_open(self.pid)  # readable once the process has exited
         except ProcessLookupError:
             raise self.death() from None
+        files.callback(os.close, self.pidfd)
+
+    def state_and_stack(self) -> tuple[str, str]:
+        """What `stall.process_state` and `stack.ask` say of it. Takes half a second at most."""
+        return stall.process_state(self.pid), stack.ask(self.pidfd, self._answers_fd)
 
     def death(self) -> ProducerDiedError:
         """The error that says how the process, which has exited, came to its end."""
@@ -75,15 +88,20 @@ class ProducerProcess:
 
 
 def _start(
-    work: Work, ring: _core.Ring, memory_budget_nbytes: int, context: BaseContext
+    work: Work,
+    ring: _core.Ring,
+    memory_budget_nbytes: int,
+    context: BaseContext,
+    answers_write_fd: int,
 ) -> BaseProcess:
     trainer_pidfd = os.pidfd_open(os.getpid())
     try:
+        answers_fd = InheritedFd(answers_write_fd)
         args = ProducerArgs(
-            work, InheritedFd(ring.fd), InheritedFd(trainer_pidfd), memory_budget_nbytes
+            work, InheritedFd(ring.fd), InheritedFd(trainer_pidfd), answers_fd, memory_budget_nbytes
         )
         process: BaseProcess = context.Process(  # type: ignore[attr-defined]
-            target=main, args=(args,), name=_NameDeafToSigint("fkat.data producer"), daemon=False
+            target=main, args=(args,), name=_ProducerName(answers_fd), daemon=False
         )
         try:
             with _sigint_blocked(context):
@@ -101,18 +119,24 @@ def _start(
         os.close(trainer_pidfd)
 
 
-class _NameDeafToSigint(str):
-    """A process's name; the interpreter that unpickles it ignores SIGINT from there on.
+class _ProducerName(str):
+    """A producer's name; what unpickles it ignores SIGINT, and answers with its stacks, from then.
 
     Ctrl-C at a terminal reaches a new interpreter, too. Under spawn and forkserver the name is
     among the first that multiprocessing sends there, before it imports ``__main__`` and with it
-    torch (which would abort). Python's own functions do it, for our modules import torch as well.
+    torch (which Ctrl-C would abort, and which can take minutes from a slow file system). Python's
+    own functions do it, for our modules import torch as well.
     """
 
-    __slots__ = ()
+    _hooks: tuple[Any, ...]
+
+    def __new__(cls, answers_fd: InheritedFd) -> _ProducerName:
+        name = super().__new__(cls, "fkat.data producer")
+        name._hooks = (_IgnoredSigint(), stack.AnswersWhenUnpickled(answers_fd))
+        return name
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return operator.getitem, ([str(self), _IgnoredSigint()], 0)
+        return operator.getitem, ([str(self), *self._hooks], 0)
 
 
 class _IgnoredSigint:
@@ -150,11 +174,7 @@ def _end_group(pid: int) -> None:
 
 
 def _is_running(pid: int) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return status.rpartition(")")[2].split()[0] not in "ZX"
+    return stall.process_state(pid) not in ("", "Z", "X")
 
 
 def _can_pickle(work: Work) -> bool:
@@ -165,7 +185,12 @@ def _can_pickle(work: Work) -> bool:
     return True
 
 
-def _stop(ring: _core.Ring, process: BaseProcess, grace_s: float) -> None:
+def _stop(ring: _core.Ring, process: BaseProcess, grace_s: float, files: ExitStack) -> None:
+    with files:
+        _end(ring, process, grace_s)
+
+
+def _end(ring: _core.Ring, process: BaseProcess, grace_s: float) -> None:
     ring.stop()
     process.join(grace_s)
     if process.exitcode is None and process.pid is not None:

@@ -1,0 +1,1 @@
+"""What loaders do when things go wrong, measured: ``python -m benchmarks.reliability``."""
