@@ -62,8 +62,10 @@ void Stager::retire(Result result) {
   transfer->result_ = result;
   if (result != kSuccess) lost_.push_back(std::move(transfer->owner_));
   transfer->owner_.reset();
+  if (result == kSuccess) return;
   // CUDA tells the failure of a kernel at whatever is called next.
-  context_->driver().check(result, transfer->what_ + " (or work of the training step before it)");
+  throw DeviceError(transfer->what_ + ": " + context_->driver().describe(result) +
+                    "; it may be the failure of a kernel that was queued before the copy");
 }
 
 void Stager::poll() {

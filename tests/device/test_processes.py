@@ -14,9 +14,11 @@ METHODS = ["fork", "spawn", "forkserver"]
 
 TRAINER = """
 import os
+import signal
 import sys
 import time
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests' own parent ignores
 sys.path.insert(0, sys.argv[1])
 import torch
 from fkat.data import ShmDataLoader
