@@ -60,7 +60,8 @@ def test_the_error_says_what_the_producer_does_and_where(gone, method):
         r"memory: \d+\.\d MiB of a budget of 16\.0 MiB, and \d\.\d MiB leased to the trainer",
         memory,
     )
-    assert process == "process: sleeping"
+    # Seen running if it still does what the question before made it do: write its stack.
+    assert process in ("process: sleeping", "process: running")
     assert stack[:2] == ["Python stack, most recent call first:", "main thread:"]
     assert re.search(r'stalls\.py", line \d+ in sleep$', stack[2])
     assert re.search(r'stalls\.py", line \d+ in __getitem__$', stack[3])
