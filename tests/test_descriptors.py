@@ -19,6 +19,12 @@ from fkat.data import ShardedDataLoader, ShmDataLoader
 METHODS = ["fork", "spawn", "forkserver"]
 
 
+@pytest.fixture(autouse=True)
+def without_garbage():
+    """A forked producer inherits the garbage of earlier tests, and would close it while we count."""
+    gc.collect()
+
+
 class Small(Dataset):
     """Small tensors that hold their own number."""
 
