@@ -21,7 +21,7 @@ METHODS = ["fork", "spawn", "forkserver"]
 
 @pytest.fixture(autouse=True)
 def without_garbage():
-    """A forked producer inherits the garbage of earlier tests, and would close it while we count."""
+    """What earlier tests left: a forked producer inherits it, and would close it while we count."""
     gc.collect()
 
 

@@ -281,19 +281,58 @@ def test_producers_of_shards(num_shard_prefetches, kill_at):
     assert delivered(new_loader(), kill_at=kill_at) == expected
 
 
-@pytest.mark.parametrize("victim", [0, 1, 2])
-def test_one_of_several_producers_of_shards(victim):
-    def new_loader():
-        return ShardedDataLoader(0, SHARDS, of_shard, 3, 1)
+def three_producers():
+    # Nothing ahead: the word that a shard is done is not yet there behind its last microbatch.
+    return ShardedDataLoader(0, SHARDS, of_shard, 3, 0)
 
-    expected = [microbatch.tolist() for microbatch in new_loader()]
-    loader = new_loader()
-    before = set(psutil.Process().children())
-    found = [next(loader).tolist()]
-    children = sorted(set(psutil.Process().children()) - before, key=lambda child: child.pid)
-    children[victim].kill()
-    found += [microbatch.tolist() for microbatch in iter(loader.__next__, None)]
-    assert found == expected
+
+@pytest.mark.parametrize("begin_at", [0, 6])
+@pytest.mark.parametrize("num_taken", [1, 4, 8, 14])
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_one_of_several_producers_of_shards_while_the_others_run_on(victim, num_taken, begin_at):
+    expected = delivered(three_producers())
+    loader = three_producers()
+    if begin_at:
+        loader.load_state_dict(expected[begin_at - 1][1])
+    found = [(plain(next(loader)), loader.state_dict()) for _ in range(num_taken)]
+    before = [feed.pid for feed in loader._feed._feeds]
+    os.kill(before[victim], signal.SIGKILL)
+    found += [(plain(item), loader.state_dict()) for item in iter(loader.__next__, None)]
+    found += [(plain(item), loader.state_dict()) for item in loader]
+    assert found == expected[begin_at:]
+    assert loader.stats().num_restarts == 1
+    after = [feed.pid for feed in loader._feed._feeds]
+    assert [number for number in range(3) if before[number] != after[number]] == [victim]
+    loader.teardown()
+
+
+@pytest.mark.parametrize("begin_at", [0, 6])
+def test_an_epoch_of_shards_begun_again_begins_where_it_had_begun(begin_at):
+    expected = delivered(three_producers())
+    loader = three_producers()
+    if begin_at:
+        loader.load_state_dict(expected[begin_at - 1][1])
+    for _ in range(9):
+        next(loader)
+        os.kill(loader._feed._feeds[0].pid, signal.SIGKILL)
+    loader.set_epoch(0)
+    half = [microbatch for microbatch, _ in expected[begin_at : len(expected) // 2]]
+    assert [plain(microbatch) for microbatch in loader] == half
+    assert loader.stats().num_restarts == 0  # its producers were started anew
+    loader.teardown()
+
+
+def empty_but_for_one(folder, shard):
+    return unbatched(Fragile(folder, 0, 1, crash)) if shard == "full" else []
+
+
+@pytest.mark.parametrize("num_producers", [0, 3])
+def test_empty_shards_before_a_death_are_not_gone_through_again(tmp_path, num_producers):
+    shards = ["empty", "as empty", "empty, too", "full", "the last one, empty"]
+    factory = partial(empty_but_for_one, tmp_path)
+    loader = ShardedDataLoader(0, shards, factory, num_producers)
+    assert numbers(loader) == list(range(10))
+    assert loader.stats().num_restarts == 1
     loader.teardown()
 
 

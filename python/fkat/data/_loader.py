@@ -6,9 +6,8 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from multiprocessing.context import BaseContext
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import torch
 
@@ -16,8 +15,9 @@ from fkat.data import _arguments as arguments
 from fkat.data._restarts import Restarts
 from fkat.data._source.fingerprint import NO_TRAIL, Description, Trail
 from fkat.data._source.note import Delivered, Described, Ends, Event, Mark, Notice
-from fkat.data._transport.feed import Feed, LoaderStats
+from fkat.data._transport.feed import Feed, LoaderStats, ProcessFeed
 from fkat.data._transport.producer_feed import MAX_LEASES, RingOptions
+from fkat.data._transport.work import Work
 from fkat.data.errors import CorruptSegmentError, DeviceError, ProducerDiedError, StalledError
 
 T_co = TypeVar("T_co", covariant=True)
@@ -89,9 +89,8 @@ class FedLoader(ABC, Generic[T_co]):
         self._device = arguments.device("device", device)
         self._multiprocessing = arguments.boolean("multiprocessing", multiprocessing)
         self._restarts = Restarts(arguments.integer("max_restarts", max_restarts, minimum=0))
-        self._stats_of_the_dead = LoaderStats()
         self._feed: Feed | None = None
-        self._feed_resumes: int | None = None  # the epoch that the feed begins in its middle
+        self._feed_begins: Place | None = None  # the middle of an epoch, if it begins there
         self._is_strict = True  # whether data that differs from a state's is an error
         self._resume: Place | None = None  # the place that was loaded, while in its epoch
         self._described: Description = ()
@@ -107,8 +106,6 @@ class FedLoader(ABC, Generic[T_co]):
     _num_before: int  # microbatches of this epoch before the producer began
     _num_delivered: int  # since then
     _has_delivered: bool  # anything, in this pass
-    _is_replaced: bool  # the producer began where a dead one had stopped
-    _original: dict[str, Any] | None  # then: the state that this pass had begun with
     _is_over: bool  # the epoch's last microbatch was delivered
     _has_failed: bool
 
@@ -117,8 +114,12 @@ class FedLoader(ABC, Generic[T_co]):
         """Go on where another loader of the same data stopped."""
 
     @abstractmethod
-    def _open_feed(self, resume: Place | None) -> Feed:
-        """A feed whose epoch ``resume.epoch`` begins at that place."""
+    def _work(self, begin: Place | None) -> Work:
+        """What to produce; epoch ``begin.epoch`` from that place on."""
+
+    @abstractmethod
+    def _open_feed(self, begin: Place | None) -> Feed:
+        """A feed of that work."""
 
     @abstractmethod
     def _snapshot_of(self, place: Place) -> Callable[[], dict[str, Any]]:
@@ -187,14 +188,12 @@ class FedLoader(ABC, Generic[T_co]):
         A producer that took the place of a dead one goes on counting; `teardown` begins anew.
         """
         self._check_process()
-        present = LoaderStats() if self._feed is None else self._feed.stats()
-        return present + self._stats_of_the_dead
+        return LoaderStats() if self._feed is None else self._feed.stats()
 
     def teardown(self, *_: Any) -> None:
         """Stop the producer, and with it the current epoch. ``iter()`` starts anew."""
         self._is_over = self._has_delivered
         self._stop_feed()
-        self._stats_of_the_dead = LoaderStats()
 
     def on_exception(self, exception: BaseException) -> None:
         """Stop the producer: the training loop has failed."""
@@ -212,15 +211,11 @@ class FedLoader(ABC, Generic[T_co]):
         return self._has_delivered or self._is_over or self._has_failed
 
     def _restart(self, epoch: int) -> None:
-        if self._is_replaced:  # where a producer took over is no beginning of an epoch
-            original, self._resume = self._original, None
-            if original is not None and original["epoch"] == epoch:
-                self.load_state_dict(original, self._is_strict)
-                return
         if self._resume is not None and self._resume.epoch != epoch:
             self._resume = None
-        if self._resume is None and self._feed_resumes == epoch:
-            self._stop_feed()  # come back to: it would begin in the middle again
+        begins = self._feed_begins
+        if begins is not None and begins.epoch == epoch and begins != self._resume:
+            self._stop_feed()  # it would begin in the middle, or where a producer took over
         self._begin(self._resume or Place(epoch))
 
     def _begin(self, place: Place) -> None:
@@ -231,8 +226,6 @@ class FedLoader(ABC, Generic[T_co]):
         self._num_before = place.microbatch
         self._num_delivered = 0
         self._has_delivered = False
-        self._is_replaced = False
-        self._original = None
         self._is_over = False
         self._has_failed = False
 
@@ -291,34 +284,36 @@ class FedLoader(ABC, Generic[T_co]):
     def _replace_producer(self, death: ProducerDiedError) -> None:
         """Have another one go on with the first microbatch that the dead one did not publish.
 
-        A resume within the epoch: what it delivers is what the dead one would have delivered.
+        It does so as a resumed run would: it delivers what the dead one would have delivered.
 
         Raises:
             ProducerDiedError: There were too many restarts without a microbatch between them.
         """
         place = self._place
-        name = f"microbatch {place.microbatch} of epoch {place.epoch}"
-        self._restarts.count(death, name)
-        stats = replace(self.stats(), pinned_nbytes=0)
-        self._stop_feed()
-        self._stats_of_the_dead = replace(stats, num_restarts=self._restarts.num_restarts)
-        if place.epoch != self._epoch:
-            self._is_over = True
-            self._stand_at(place)
-        elif self._has_delivered:
-            wanted_epoch, original = self._wanted_epoch, self._original
-            if not self._is_replaced and self._resume is not None:
-                original = self._snapshot_of(self._resume)()
-            self.load_state_dict(self._snapshot_of(place)(), self._is_strict)
-            self._wanted_epoch, self._original = wanted_epoch, original
-            self._is_replaced = self._has_delivered = True
+        self._restarts.count(death, f"microbatch {place.microbatch} of epoch {place.epoch}")
+        self._is_over = place.epoch != self._epoch
+        begin = None if self._is_over else self._present()
+        self._stand_at(place)
+        try:
+            if self._feed is not None:
+                cast(ProcessFeed, self._feed).replace(self._work(begin), not self._is_over)
+                self._feed_begins = begin
+        except BaseException as error:
+            self._stop_feed()  # asked again, we open another at this place
+            if not isinstance(error, ProducerDiedError):
+                raise
+
+    def _present(self) -> Place | None:
+        """Where a producer that is started now begins; None for the beginning of any epoch."""
+        return self._resume if self._place == Place(self._epoch) else self._place
 
     def _current_feed(self) -> Feed:
         self._check_process()
         if self._feed is None:
-            self._feed = self._open_feed(self._resume)
+            begin = self._present()
+            self._feed = self._open_feed(begin)
             self._feed_pid = os.getpid()
-            self._feed_resumes = None if self._resume is None else self._resume.epoch
+            self._feed_begins = begin
         if not self._in_pass:
             self._feed.begin_pass(self._epoch)
             self._in_pass = True
@@ -335,7 +330,7 @@ class FedLoader(ABC, Generic[T_co]):
 
     def _stop_feed(self) -> None:
         self._in_pass = False
-        self._feed_resumes = None
+        self._feed_begins = None
         feed, self._feed = self._feed, None
         if feed is not None:
             feed.stop()

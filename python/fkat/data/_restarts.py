@@ -10,7 +10,7 @@ _logger = logging.getLogger("fkat.data")
 
 
 class Restarts:
-    """Counts the restarts of one loader, and those since its last progress.
+    """Counts the restarts of one loader since its last progress.
 
     Args:
         max_in_a_row: As many without a microbatch between them; one more death is an error.
@@ -19,7 +19,6 @@ class Restarts:
     def __init__(self, max_in_a_row: int) -> None:
         self._max_in_a_row = max_in_a_row
         self._num_in_a_row = 0
-        self.num_restarts = 0
 
     def progress(self) -> None:
         """A microbatch was delivered."""
@@ -37,7 +36,6 @@ class Restarts:
             text = f"{death}; so did {self._num_in_a_row} before it in a row, at {place}"
             raise ProducerDiedError(text, death.pid, death.exit_code) from None
         self._num_in_a_row += 1
-        self.num_restarts += 1
         # Its text: the exception holds frames, and they the dead producer's ring, for as long as
         # a handler keeps the record.
         _logger.warning(

@@ -196,18 +196,21 @@ class ShardedDataLoader(FedLoader[T_co]):
         self._loaded = loaded
         self._resume_at(loaded.place_of(self._sampler), loaded.described)
 
-    def _open_feed(self, resume: Place | None) -> Feed:
+    def _work(self, begin: Place | None) -> ShardWork:
         # Dealt among ranks, a shard is the same whichever of them reads it.
         dp_rank = self._dp_rank if self._sampler.dp_size == 1 else 0
-        work = ShardWork(
+        return ShardWork(
             self._factory,
             Seeder(self._seed, dp_rank),
             self._sampler,
             self._skips_errors,
             is_lazy=self._num_shard_prefetches == 0,
             profiler=self._profiler,
-            resume=self._shard_resume(resume),
+            resume=self._shard_resume(begin),
         )
+
+    def _open_feed(self, begin: Place | None) -> Feed:
+        work = self._work(begin)
         if not self._multiprocessing:
             return ShardFeed([LocalFeed(work)], work.is_lazy)
         num_producers = max(self._num_shard_prefetches, 1)
@@ -222,12 +225,12 @@ class ShardedDataLoader(FedLoader[T_co]):
         )
 
     def _shard_resume(self, place: Place | None) -> ShardResume | None:
-        if place is None or self._loaded is None:
+        if place is None:
             return None
         loaded = self._loaded
-        return ShardResume(
-            place.epoch, loaded.dealings, self._described, loaded.is_same_part, self._is_strict
-        )
+        dealings = shard_state.dealings_at(place, loaded, self._sampler)
+        is_same_part = loaded is None or loaded.is_same_part
+        return ShardResume(place.epoch, dealings, self._described, is_same_part, self._is_strict)
 
     def _begin(self, place: Place) -> None:
         super()._begin(place)

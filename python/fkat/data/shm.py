@@ -198,15 +198,16 @@ class ShmDataLoader(FedLoader[T_co]):
             return [distributed.get_rank(), distributed.get_world_size()]
         return [self._dp_rank, 1]
 
-    def _open_feed(self, resume: Place | None) -> Feed:
+    def _work(self, begin: Place | None) -> LoaderWork:
         # Dealt among ranks, a microbatch is the same whichever of them it goes to.
         seeder = Seeder(self._seed, self._dp_rank if self._dp_size is None else 0)
-        work = LoaderWork(
-            self._factory, seeder, self._profiler, self._part, self._resume_from(resume)
-        )
+        resume = self._resume_from(begin)
+        return LoaderWork(self._factory, seeder, self._profiler, self._part, resume)
+
+    def _open_feed(self, begin: Place | None) -> Feed:
         if not self._multiprocessing:
-            return LocalFeed(work)
-        return ProducerFeed(work, self._options, self._device)
+            return LocalFeed(self._work(begin))
+        return ProducerFeed(self._work(begin), self._options, self._device)
 
     def _resume_from(self, place: Place | None) -> Resume | None:
         if place is None:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
 from operator import add
+from typing import cast
 
 import torch
 
-from fkat.data._source.note import Produced, ShardDone
-from fkat.data._transport.feed import Feed, LoaderStats
+from fkat.data._shards.source import ShardWork
+from fkat.data._source.note import Delivered, Ends, Produced, ShardDone
+from fkat.data._transport.feed import Feed, LoaderStats, ProcessFeed
 
 
 class ShardFeed:
@@ -26,23 +28,38 @@ class ShardFeed:
         self._is_lazy = is_lazy
         self._epoch = 0
         self._num_done = 0  # shards, in this pass
+        self._is_at_end = False  # whether only the word is missing that one more is done
         self._num_skipped = 0
 
     def begin_pass(self, epoch: int, start: int = 0) -> None:
         self._epoch = epoch
         self._num_done = start
+        self._is_at_end = False
         for feed in self._feeds:
             feed.begin_pass(epoch, start)
 
     def next(self, device: torch.device | None, number: int) -> Produced:
         # Whose turn it is: when that one has nothing left, neither have those after it.
-        produced = self._feeds[self._num_done % len(self._feeds)].next(device, number)
-        if type(produced) is ShardDone:
+        produced = self._feeds[self._whose_turn].next(device, number)
+        if type(produced) is Delivered:
+            self._is_at_end = produced.mark.ends is not Ends.NOTHING
+        elif type(produced) is ShardDone:
             self._num_done += 1
+            self._is_at_end = False
             self._num_skipped += produced.was_skipped
             if self._is_lazy:
                 self._feeds[0].begin_pass(self._epoch, self._num_done)
         return produced
+
+    def replace(self, work: ShardWork, goes_on: bool) -> None:
+        # Only whose turn it is was asked, so only that one is known to be dead: the others run on.
+        whose = self._whose_turn
+        self._num_done += self._is_at_end
+        self._is_at_end = False
+        if self._is_lazy:
+            self._num_done = 0  # counted from where the new one begins
+        feed = cast(ProcessFeed, self._feeds[whose])
+        feed.replace(work.of_producer(whose, len(self._feeds), self._num_done), goes_on)
 
     def length(self) -> int | None:
         return None
@@ -54,3 +71,7 @@ class ShardFeed:
     def stop(self) -> None:
         for feed in self._feeds:
             feed.stop()
+
+    @property
+    def _whose_turn(self) -> int:
+        return self._num_done % len(self._feeds)

@@ -40,6 +40,8 @@ class ShardResume:
         described: What the loader of the shard described last was made of.
         is_same_part: Whether a rank draws the same indices of a shard as the one that read it.
         is_strict: Whether a difference is an error.
+        num_done: Shards of the pass that came before, so that one of several producers that begins
+            in its middle keeps its turns.
     """
 
     epoch: int
@@ -47,6 +49,7 @@ class ShardResume:
     described: Description
     is_same_part: bool
     is_strict: bool
+    num_done: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,10 @@ class ShardWork:
     producer: int = 0
     num_producers: int = 1
 
-    def of_producer(self, number: int, num_producers: int) -> ShardWork:
-        """The part of producer ``number``."""
-        return replace(self, producer=number, num_producers=num_producers)
+    def of_producer(self, number: int, num_producers: int, num_done: int = 0) -> ShardWork:
+        """The part of producer ``number``, which begins after ``num_done`` shards of the pass."""
+        resume = self.resume and replace(self.resume, num_done=num_done)
+        return replace(self, producer=number, num_producers=num_producers, resume=resume)
 
     def open(self) -> PassSource:
         """What the producer runs."""
@@ -100,7 +104,8 @@ class _ShardPasses:
             dealings = () if resume is None else resume.dealings
             self._own = own_pieces(work.sampler, epoch, dealings, partial(self._locate, epoch))
             self._is_compared = resume is None
-        whose = slice(work.producer, None, work.num_producers)
+        num_done = 0 if resume is None else resume.num_done
+        whose = slice((work.producer - num_done) % work.num_producers, None, work.num_producers)
         turns = self._own[start : start + 1] if work.is_lazy else self._own[whose]
         for piece in turns:
             yield from self._piece(epoch, piece, resume)

@@ -93,7 +93,7 @@ def write(
         dp_rank: The loader's.
         num_shard_prefetches: The loader's.
     """
-    dealings = _dealings(place, loaded, sampler)
+    dealings = dealings_at(place, loaded, sampler)
     order = describe_shards(sampler, place.epoch, dealings[0].dp_size)
     return {
         **state.header(KIND),
@@ -184,7 +184,8 @@ def _facts(read: list[Any]) -> Description:
     return facts
 
 
-def _dealings(place: Place, loaded: Loaded | None, sampler: ShardSampler) -> tuple[Dealing, ...]:
+def dealings_at(place: Place, loaded: Loaded | None, sampler: ShardSampler) -> tuple[Dealing, ...]:
+    """How the epoch of a place was divided before it; ``loaded`` as in `write`."""
     before: tuple[Dealing, ...] = ()
     if loaded is not None:
         if place == loaded.place_of(sampler):

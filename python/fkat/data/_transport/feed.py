@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from fkat.data._source.note import Produced
+from fkat.data._transport.work import Work
 
 
 @dataclass(frozen=True)
@@ -64,3 +65,15 @@ class Feed(Protocol):
 
     def stop(self) -> None:
         """Give everything back. May be called more than once."""
+
+
+class ProcessFeed(Feed, Protocol):
+    """A feed from processes, which can die: then `next` and `length` raise ProducerDiedError."""
+
+    def replace(self, work: Work, goes_on: bool) -> None:
+        """Start another producer in place of the one whose death was raised.
+
+        Args:
+            work: Begins with what the dead one would have delivered next.
+            goes_on: Whether the pass does; else the next one is awaited.
+        """

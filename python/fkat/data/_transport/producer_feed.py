@@ -98,14 +98,19 @@ class ProducerFeed:
         self._patience_s = stall.LOGGED_AFTER_S if timeout_s is None else timeout_s
         self._has_warned = False
         self._num_microbatches = self._nbytes = self._num_copies = 0
-        self._ring = _core.Ring.create(options.num_slots, options.max_microbatch_nbytes)
-        self._consumer = _core.Consumer(self._ring, options.window, MAX_LEASES)
-        self._device = device
-        self._reader = self._open_reader(
-            device
-        )  # first: no producer for a device that is not there
+        self._of_the_dead = LoaderStats()  # what only their rings knew
         self._left: deque[Arrival] = deque()  # of a reader for another device
         self._budget_nbytes = options.ring_budget_nbytes
+        self._epoch = 0
+        self._device = device
+        self._open(work)
+
+    def _open(self, work: Work) -> None:
+        options = self._options
+        self._ring = _core.Ring.create(options.num_slots, options.max_microbatch_nbytes)
+        self._consumer = _core.Consumer(self._ring, options.window, MAX_LEASES)
+        # First: no producer for a device that is not there.
+        self._reader = self._open_reader(self._device)
         self._process = ProducerProcess(work, self._ring, self._budget_nbytes, options.context)
         self._consumer.watch(self._process.pidfd)
 
@@ -115,9 +120,18 @@ class ProducerFeed:
         return self._process.pid
 
     def begin_pass(self, epoch: int, start: int = 0) -> None:
+        self._epoch = epoch
         self._left.clear()
         self._reader.drop()
         self._consumer.begin_pass(epoch, start)
+
+    def replace(self, work: Work, goes_on: bool) -> None:
+        pinning_s, stall_s = self._reader.pinning()[1], self._consumer.stats.stall_s
+        self._of_the_dead += LoaderStats(stall_s=stall_s, num_restarts=1, pinning_s=pinning_s)
+        self.stop()
+        self._open(work)
+        if goes_on:
+            self.begin_pass(self._epoch)
 
     def next(self, device: torch.device | None, number: int) -> Produced:
         if device != self._device:
@@ -160,7 +174,7 @@ class ProducerFeed:
 
     def stats(self) -> LoaderStats:
         pinned_nbytes, pinning_s = self._reader.pinning()
-        return LoaderStats(
+        return self._of_the_dead + LoaderStats(
             self._num_microbatches,
             self._nbytes,
             self._num_copies,
