@@ -4,6 +4,52 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+TROUBLES = (
+    "producers killed",
+    "producers restarted in place",
+    "deaths raised",
+    "producers stopped and continued",
+    "trainers killed",
+    "trainers stopped and continued",
+    "forks of the trainer",
+    "loops left early",
+    "epochs set",
+    "epochs begun again",
+    "resumes from a state",
+    "resumes with other workers",
+    "teardowns",
+    "loaders dropped while in use",
+    "garbage collections",
+)
+"""A soak has had each of them when it ends, however short and slow it was."""
+
+_HAPPENED = (
+    "microbatches delivered",
+    "bytes delivered",
+    "private copies",
+    "epochs finished",
+    "loaders",
+    *TROUBLES,
+    "epochs begun again after a restart",
+    "microbatches of killed trainers",
+    "looks for leaks",
+    "files that torch left",
+    "semaphores that multiprocessing left",
+)
+_WRONG = (
+    "microbatches lost",
+    "microbatches repeated",
+    "microbatches torn",
+    "random numbers that differ",
+    "unexpected errors",
+    "forked children that failed",
+    "trainers that failed",
+    "processes leaked",
+    "descriptors leaked",
+    "bytes of shared memory leaked",
+    "files in /dev/shm leaked",
+)
+
 
 @dataclass
 class Counts:
@@ -15,48 +61,8 @@ class Counts:
         reports: What was wrong, in words.
     """
 
-    happened: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(
-            (
-                "microbatches delivered",
-                "bytes delivered",
-                "private copies",
-                "epochs finished",
-                "loaders",
-                "producers killed",
-                "producers restarted in place",
-                "deaths raised",
-                "producers stopped and continued",
-                "resumes from a state",
-                "resumes with other workers",
-                "forks of the trainer",
-                "loops left early",
-                "epochs set",
-                "teardowns",
-                "loaders dropped while in use",
-                "garbage collections",
-                "looks for leaks",
-            ),
-            0,
-        )
-    )
-    wrong: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(
-            (
-                "microbatches lost",
-                "microbatches repeated",
-                "microbatches torn",
-                "random numbers that differ",
-                "unexpected errors",
-                "forked children that failed",
-                "processes leaked",
-                "descriptors leaked",
-                "bytes of shared memory leaked",
-                "files in /dev/shm leaked",
-            ),
-            0,
-        )
-    )
+    happened: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_HAPPENED, 0))
+    wrong: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_WRONG, 0))
     reports: list[str] = field(default_factory=list)
 
     def add(self, name: str, count: int = 1) -> None:
@@ -69,6 +75,11 @@ class Counts:
         self.reports.append(f"{name}: {report}")
 
     @property
+    def has_all_troubles(self) -> bool:
+        """Whether there was every kind of trouble."""
+        return all(self.happened[name] for name in TROUBLES)
+
+    @property
     def is_good(self) -> bool:
-        """Whether nothing was wrong, and something was delivered at all."""
-        return not any(self.wrong.values()) and self.happened["microbatches delivered"] > 0
+        """Whether nothing was wrong."""
+        return not any(self.wrong.values())

@@ -6,18 +6,18 @@ import gc
 import os
 import re
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
+from soak import left
 from soak.counts import Counts
 
-_PATIENCE_S = 15.0  # for the kernel to take processes and their memory down
-
-# What glibc's sem_open leaves (32 bytes) of a process that is killed in the middle of it: queues of
-# a DataLoader with workers have semaphores. Nobody else can know that it is garbage.
-_HALF_MADE_SEMAPHORE = re.compile(r"sem\.")
+# For processes to notice that their trainer was killed, also those that still import torch, and
+# for the kernel to take them and their memory down.
+_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Usage:
     Attributes:
         processes: Pids of this session but for zombies; a producer's orphans stay in it, too.
         descriptors: What each of this process is open on.
-        shm_files: Names in /dev/shm, but for semaphores.
+        shm_files: Names in /dev/shm, but for semaphores that others have given a name.
         ring_nbytes: Memory behind the rings that any process of this session has mapped.
     """
 
@@ -43,11 +43,7 @@ class Usage:
         return Usage(
             processes,
             tuple(sorted(_target(link).split(":[")[0] for link in _fds("self"))),
-            frozenset(
-                path.name
-                for path in Path("/dev/shm").iterdir()
-                if not _HALF_MADE_SEMAPHORE.match(path.name)
-            ),
+            left.shm_files(),
             sum(_rings(processes).values()),
         )
 
@@ -61,21 +57,48 @@ class Usage:
         )
 
 
-def look_for_leaks(before: Usage, counts: Counts) -> None:
-    """Count what is in use and was not ``before``, once it has had time to go away."""
-    give_up = time.monotonic() + _PATIENCE_S
+def look_for_leaks(before: Usage, counts: Counts, patience_s: float = _PATIENCE_S) -> None:
+    """Count what is in use and was not ``before``, once it has had time to go away.
+
+    Files that PyTorch or multiprocessing have left are counted as such, and removed.
+    """
     gc.collect()
-    while (usage := Usage.now()).has_grown_since(before) and time.monotonic() < give_up:
+    give_up = time.monotonic() + patience_s
+    while (usage := _without_what_others_left(before, counts)).has_grown_since(before):
+        if time.monotonic() > give_up:
+            break
         time.sleep(0.02)
     counts.add("looks for leaks")
-    if left := usage.processes - before.processes:
-        counts.fail("processes leaked", str([_describe(pid) for pid in left]), len(left))
+    if pids := usage.processes - before.processes:
+        counts.fail("processes leaked", str([_describe(pid) for pid in pids]), len(pids))
     if (grown := len(usage.descriptors) - len(before.descriptors)) > 0:
         counts.fail("descriptors leaked", str(usage.descriptors), grown)
     if (nbytes := usage.ring_nbytes - before.ring_nbytes) > 0:
         counts.fail("bytes of shared memory leaked", str(_rings(usage.processes)), nbytes)
     if files := usage.shm_files - before.shm_files:
-        counts.fail("files in /dev/shm leaked", str(files), len(files))
+        counts.fail("files in /dev/shm leaked", str(sorted(files)), len(files))
+
+
+def continue_stopped() -> None:
+    """Continue what a trainer had stopped when it was killed: nobody else would."""
+    for pid in _session():
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            if process.status() == psutil.STATUS_STOPPED:
+                process.resume()
+
+
+def _without_what_others_left(before: Usage, counts: Counts) -> Usage:
+    usage = Usage.now()
+    if not usage.processes <= before.processes:
+        return usage  # somebody may yet unlink their files
+    files = usage.shm_files - before.shm_files
+    tensors = set(filter(left.is_tensor_of_dead_worker, files))
+    semaphores = set(filter(left.is_dead_semaphore, files))
+    counts.add("files that torch left", len(tensors))
+    counts.add("semaphores that multiprocessing left", len(semaphores))
+    left.unlink(tensors | semaphores)
+    return replace(usage, shm_files=usage.shm_files - tensors - semaphores)
 
 
 def _session() -> frozenset[int]:

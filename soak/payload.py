@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from soak.left import note_worker
+
 EPOCH_LENGTH = 60
 SHARD_LENGTHS = (9, 1, 0, 14, 6, 11, 3, 8)
 """Of the shards "0", "1", ...; one has nothing in it."""
@@ -107,13 +109,14 @@ def _loader(dataset: Payloads, num_workers: int) -> DataLoader[Microbatch]:
         batch_size=None,
         num_workers=num_workers,
         multiprocessing_context=context,
-        worker_init_fn=_be_silent,
+        worker_init_fn=_begin_worker,
     )
 
 
-def _be_silent(worker: int) -> None:
-    """A worker whose producer was killed would print that it has lost its connection."""
+def _begin_worker(worker: int) -> None:
     del worker
+    note_worker()
+    # When its producer was killed it would print that it has lost its connection.
     sys.excepthook = lambda *_: None
 
 

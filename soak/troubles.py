@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
@@ -39,9 +40,16 @@ class Troubles:
             producers = [p for p in multiprocessing.active_children() if p.name == _NAME]
             if not producers:
                 continue
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.NoSuchProcess, OSError):  # gone meanwhile
                 # psutil signals the process that it has seen, never one that got its number later.
-                self._trouble(psutil.Process(self._chance.choice(producers).pid))
+                producer = psutil.Process(self._chance.choice(producers).pid)
+                if not self._is_spared(producer):
+                    self._trouble(producer)
+
+    def _is_spared(self, producer: psutil.Process) -> bool:
+        """Most of those that still import torch, which takes seconds: some shall get to run."""
+        has_ring = "/memfd:fkat" in Path(f"/proc/{producer.pid}/maps").read_text()
+        return not has_ring and self._chance.random() < 0.9
 
     def _trouble(self, producer: psutil.Process) -> None:
         if self._chance.random() < 0.6:
