@@ -44,7 +44,7 @@ def are_right(held: list[torch.Tensor]) -> bool:
 
 
 def num_leases(loader: ShmDataLoader) -> int:
-    return loader._feed._consumer.outstanding_leases
+    return loader._feed._feeds[0]._consumer.outstanding_leases
 
 
 def fork(body: Callable[[], object]) -> int:

@@ -21,7 +21,7 @@ METHODS = ["fork", "spawn", "forkserver"]
 
 @pytest.fixture(autouse=True)
 def without_garbage():
-    """What earlier tests left: a forked producer inherits it, and would close it while we count."""
+    """A forked producer inherits the garbage of earlier tests, and would close it as we count."""
     gc.collect()
 
 
@@ -237,23 +237,3 @@ def test_the_machine_has_its_shared_memory_back(wait_until):
     # Others use shared memory, too: wait for a moment in which they do not use much.
     wait_until(lambda: shmem_nbytes() - before < 16 << 20)
     assert ring_nbytes() == 0
-
-
-def ring_inodes(process: psutil.Process) -> set[int]:
-    """Inode numbers of the rings that a process has open."""
-    found = set()
-    for link in Path(f"/proc/{process.pid}/fd").iterdir():
-        if "memfd:fkat" in (str(link.readlink()) if os.path.lexists(link) else ""):
-            found.add(link.stat().st_ino)
-    return found
-
-
-def nbytes_behind(inode: int) -> int:
-    """Memory behind a ring that this process or one of its children has open."""
-    for process in (here(), *here().children(recursive=True)):
-        for link in Path(f"/proc/{process.pid}/fd").iterdir():
-            if os.path.lexists(link) and "memfd:fkat" in str(link.readlink()):
-                status = link.stat()
-                if status.st_ino == inode:
-                    return status.st_blocks * 512
-    return 0

@@ -52,6 +52,11 @@ def tear_down(loader, held):
     gc.collect()
 
 
+def retire(loader, held):
+    """What the end of its producer does in the loader's own process."""
+    loader._feed._feeds[0]._ring.retire()
+
+
 def save_state(loader, held):
     assert loader.state_dict()["microbatch"] == HELD
 
@@ -78,7 +83,7 @@ def die(loader, held):
 
 IN_CHILD = [
     *[nothing, read, drop_tensors, drop_views, tear_down, save_state, start_over, fork_again],
-    *[run_finalizers, die],
+    *[run_finalizers, retire, die],
 ]
 
 

@@ -165,6 +165,24 @@ def test_sizes_from_nothing_to_a_gigabyte_in_one_run():
     assert count == len(sizes)
 
 
+def test_what_one_large_microbatch_took_is_given_back():
+    sizes = [MIB] * 5 + [128 * MIB] + [MIB] * 200
+    loader = ShmDataLoader(0, partial(blobs, sizes), 4, memory_budget_nbytes=GIB)
+    nbytes = []
+    for index, microbatch in enumerate(loader):
+        assert is_filled(microbatch, index)
+        nbytes.append(ring_nbytes())
+    assert nbytes[10] > 128 * MIB
+    assert max(nbytes[150:]) < 32 * MIB
+
+
+def test_sizes_that_vary_a_little_give_nothing_back():
+    sizes = [*range(MIB, 3 * MIB, 5 * KIB)]
+    loader = ShmDataLoader(0, partial(blobs, [3 * MIB, *sizes]), 4, memory_budget_nbytes=GIB)
+    nbytes = [ring_nbytes() for _ in loader]
+    assert nbytes == sorted(nbytes)
+
+
 def test_everything_is_given_back_when_nothing_is_held():
     loader = ShmDataLoader(0, partial(blobs, [MIB] * 10))
     kept = [next(loader) for _ in range(3)]
@@ -225,10 +243,15 @@ if __name__ == "__main__":
     loader = ShmDataLoader(0, factory, 500, **options)
     print(int(next(loader)[0]))
     if sys.argv[2] == "default":
+        stats = loader.stats()
+        print(stats.cgroup_nbytes >> 20, 0 < stats.budget_nbytes < stats.cgroup_nbytes / 4)
+    if sys.argv[2] == "default":
         print([int(next(loader)[-1]) for _ in range(30)] == list(range(1, 31)))
         sys.exit()
     count = 1
-    time.sleep(float(sys.argv[3]))  # nothing is taken: the producer publishes until memory ends
+    # Nothing is taken: the producer publishes until memory ends, and an error after that.
+    while loader._feed._feeds[0]._ring.look().activity != "awaiting pass":
+        time.sleep(0.05)
     try:
         while True:
             blob = next(loader)
@@ -242,7 +265,7 @@ if __name__ == "__main__":
 def test_memory_that_runs_out_is_a_memory_error(start_trainer, memory_cgroup, wait_until):
     group, limit = memory_cgroup
     (group / limit).write_text(str(768 * MIB))
-    trainer = start_trainer(OUT_OF_MEMORY, str(group), "unlimited", "3")
+    trainer = start_trainer(OUT_OF_MEMORY, str(group), "unlimited")
     code, output, errors = trainer.finish()
     wait_until(lambda: not (group / "cgroup.procs").read_text())
     assert (code, errors) == (0, "")
@@ -256,10 +279,10 @@ def test_memory_that_runs_out_is_a_memory_error(start_trainer, memory_cgroup, wa
 def test_the_default_budget_fits_a_cgroup(start_trainer, memory_cgroup, wait_until):
     group, limit = memory_cgroup
     (group / limit).write_text(str(768 * MIB))
-    trainer = start_trainer(OUT_OF_MEMORY, str(group), "default", "0")
+    trainer = start_trainer(OUT_OF_MEMORY, str(group), "default")
     outcome = trainer.finish()
     wait_until(lambda: not (group / "cgroup.procs").read_text())
-    assert outcome == (0, "0\nTrue\n", "")
+    assert outcome == (0, "0\n768 True\nTrue\n", "")
 
 
 def test_a_budget_follows_the_leases(wait_until: Callable[..., None]):

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from fkat.data import ShmDataLoader
 from fkat.data.errors import ProducerDiedError, StalledError
@@ -249,8 +249,18 @@ def test_after_a_timeout_asking_again_loses_nothing(stuck):
     assert values == list(range(SIZE))
 
 
+class Stream(IterableDataset):
+    """The items of another dataset, for workers of its own ``DataLoader``."""
+
+    def __init__(self, items: Stuck) -> None:
+        self.items = items
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return map(self.items.__getitem__, range(SIZE))
+
+
 def test_the_workers_of_a_killed_producer_end(stuck, wait_until, is_alive):
-    loader = new_loader(0, partial(unbatched, stuck, num_workers=2))
+    loader = new_loader(0, partial(unbatched, Stream(stuck), num_workers=2))
     next(loader)
     workers = psutil.Process(producer_pid()).children(recursive=True)
     assert len(workers) == 2
@@ -260,8 +270,7 @@ def test_the_workers_of_a_killed_producer_end(stuck, wait_until, is_alive):
 
 
 def test_a_killed_worker_is_an_error_of_the_dataloader(stuck):
-    loader = new_loader(0, partial(unbatched, stuck, num_workers=1))
-    len(loader)
+    loader = new_loader(0, partial(unbatched, Stream(stuck), num_workers=1))
     next(loader)
     (worker,) = psutil.Process(producer_pid()).children(recursive=True)
     worker.kill()

@@ -126,7 +126,7 @@ def test_killed_under_each_start_method(method):
         for microbatch in loader:
             found.append(plain(microbatch))
             if len(found) == 4:
-                os.kill(loader._feed.pid, signal.SIGKILL)
+                os.kill(loader._feed.pids[0], signal.SIGKILL)
     assert found == [microbatch for microbatch, _ in expected]
     assert loader.stats().num_restarts == 1
     loader.teardown()
@@ -198,7 +198,7 @@ def test_the_epoch_after_a_restart_is_the_next_one():
     loader = ShmDataLoader(SEED, shuffled, 2)
     expected = delivered(ShmDataLoader(SEED, shuffled, 2))
     next(loader)
-    os.kill(loader._feed.pid, signal.SIGKILL)
+    os.kill(loader._feed.pids[0], signal.SIGKILL)
     next(loader), next(loader), next(loader)
     assert plain(next(iter(loader))) == expected[len(expected) // 2][0]
     loader.teardown()
@@ -208,7 +208,7 @@ def test_an_epoch_that_was_asked_for_is_not_forgotten():
     loader = ShmDataLoader(SEED, shuffled, 0)
     next(loader)
     loader.set_epoch(5)
-    os.kill(loader._feed.pid, signal.SIGKILL)
+    os.kill(loader._feed.pids[0], signal.SIGKILL)
     next(loader)
     next(iter(loader))
     assert loader.state_dict()["epoch"] == 5
@@ -220,7 +220,7 @@ def test_killed_after_it_was_resumed():
     resumed = ShmDataLoader(SEED, shuffled, 2)
     resumed.load_state_dict(expected[2][1])
     found = [plain(next(resumed))]
-    os.kill(resumed._feed.pid, signal.SIGKILL)
+    os.kill(resumed._feed.pids[0], signal.SIGKILL)
     found += [plain(microbatch) for microbatch in iter(resumed.__next__, None)]
     assert found == [microbatch for microbatch, _ in expected[3 : len(expected) // 2]]
     resumed.teardown()
@@ -251,7 +251,7 @@ def test_an_epoch_begun_again_begins_where_it_had_begun(how, begin_at):
         loader.load_state_dict(expected[begin_at - 1][1])
     for _ in range(2):
         assert plain(next(loader)) in half
-        os.kill(loader._feed.pid, signal.SIGKILL)
+        os.kill(loader._feed.pids[0], signal.SIGKILL)
     while loader.stats().num_restarts == 0:
         next(loader)
     if how == "failed":
@@ -350,7 +350,7 @@ def test_a_child_of_a_mixture():
     for microbatch in loader:
         found.append(plain_of(microbatch))
         if len(found) in (2, 5):
-            os.kill(loaders["a"]._feed.pid, signal.SIGKILL)
+            os.kill(loaders["a"]._feed.pids[0], signal.SIGKILL)
     assert found == expected
     assert loaders["a"].stats().num_restarts == 2
     loader.teardown()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import itertools
 import multiprocessing
+import os
 import threading
 import time
 
 import pytest
 import torch
 
-from fkat.data import ShmDataLoader
+from fkat.data import ShardedDataLoader, ShmDataLoader
 from fkat.data.shm import LoaderStats
 
 BOTH = pytest.mark.parametrize("multiprocessing", [True, False], ids=["ring", "in-process"])
@@ -144,3 +145,56 @@ def test_a_new_producer_counts_from_zero(multiprocessing):
     next(loader)
     loader.teardown()
     assert loader.stats() == LoaderStats()
+
+
+MIB = 1 << 20
+
+
+def test_the_memory_behind_the_ring_is_told():
+    loader = new_loader(count=30, nbytes=MIB, memory_budget_nbytes=8 * MIB)
+    kept = [next(loader) for _ in range(3)]
+    stats = loader.stats()
+    assert stats.budget_nbytes == 8 * MIB
+    assert len(kept) * MIB < stats.ring_nbytes < stats.budget_nbytes + len(kept) * 2 * MIB
+
+
+def sharded(shard):
+    yield from quick(3, MIB)
+
+
+def test_the_memory_of_several_producers_is_that_of_all():
+    loader = ShardedDataLoader(
+        0, ["a", "b", "c", "d"], sharded, 1, 2, memory_budget_nbytes=16 * MIB
+    )
+    next(loader)
+    alone = new_loader(memory_budget_nbytes=16 * MIB)
+    next(alone)
+    stats = loader.stats()
+    assert stats.budget_nbytes == 16 * MIB
+    assert stats.cgroup_nbytes == alone.stats().cgroup_nbytes  # one limit for all of them
+    assert stats.ring_nbytes > MIB
+
+
+def die_once(flag):
+    yield from quick(2, MIB)
+    if not flag.exists():
+        flag.touch()
+        os._exit(1)
+    yield from quick(2, MIB)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_memory_of_a_dead_producer_is_not_counted(tmp_path):
+    factory = functools.partial(die_once, tmp_path / "died")
+    loader = ShmDataLoader(0, factory, 0, memory_budget_nbytes=8 * MIB)
+    assert len(list(loader)) == 4
+    stats = loader.stats()
+    assert stats.num_restarts == 1
+    assert stats.budget_nbytes == 8 * MIB
+
+
+def test_no_memory_is_told_without_a_ring():
+    loader = new_loader(multiprocessing=False)
+    next(loader)
+    stats = loader.stats()
+    assert (stats.ring_nbytes, stats.budget_nbytes, stats.cgroup_nbytes) == (0, 0, 0)

@@ -14,7 +14,7 @@ import ctypes
 import sys
 import time
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from fkat.data import ShmDataLoader
 
 def produce(index):
@@ -43,8 +43,15 @@ class Items(Dataset):
 def in_producer():
     return DataLoader(Items(MAKE), batch_size=None)
 
+def in_two_producers():
+    return DataLoader(Items(MAKE), batch_size=None, num_workers=2)
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return map(MAKE, range(1_000_000))
+
 def in_workers():
-    return DataLoader(Items(MAKE), batch_size=None, num_workers=1)
+    return DataLoader(Stream(), batch_size=None, num_workers=1)
 
 MAKE = globals()[sys.argv[2]]
 
@@ -64,14 +71,14 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def assert_all_gone_after_kill(start_trainer, wait_until, is_alive) -> Callable[..., None]:
-    def check(*arguments: str, num_processes: int = 1) -> None:
+    def check(*arguments: str, num_processes: int = 1, num_rings: int = 1) -> None:
         files = set(Path("/dev/shm").iterdir())
         trainer = start_trainer(TRAINER, *arguments)
         assert trainer.read_line() == "ready"
         processes = trainer.descendants()
         rings = set().union(*map(rings_of, [psutil.Process(trainer.pid), *processes]))
         assert len(processes) >= num_processes
-        assert len(rings) == 1
+        assert len(rings) == num_rings
         trainer.kill()
         wait_until(lambda: not any(map(is_alive, processes)))
         wait_until(lambda: not rings & rings_of_everybody())
@@ -105,6 +112,13 @@ def test_while_the_producer_sleeps(assert_all_gone_after_kill):
 
 def test_while_both_work(assert_all_gone_after_kill):
     assert_all_gone_after_kill("fork", "produce", "in_producer", "consume")
+
+
+@pytest.mark.parametrize("make", ["produce", "hold_gil"])
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_with_two_producers(assert_all_gone_after_kill, method, make):
+    arguments = (method, make, "in_two_producers", "idle")
+    assert_all_gone_after_kill(*arguments, num_processes=2, num_rings=2)
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver"])

@@ -47,6 +47,11 @@ class Reader {
     slot_user_ = std::move(slot_user);
   }
 
+  void share_window(std::uint32_t num_rings) {
+    const std::scoped_lock lock(mutex_);
+    consumer_.share_window(num_rings);
+  }
+
   void begin_pass(std::uint64_t epoch, std::uint64_t start) {
     const std::scoped_lock lock(mutex_);
     consumer_.begin_pass(epoch, start);
@@ -183,6 +188,8 @@ void bind_consumer(py::module_& module) {
       .def("watch", &Reader::watch, py::arg("pidfd"),
            "Raise ProducerExitedError when the process behind `pidfd` is gone and the ring is "
            "empty.")
+      .def("share_window", &Reader::share_window, py::arg("num_rings"),
+           "The window is that of so many rings together, which are read in turn.")
       .def("begin_pass", &Reader::begin_pass, py::arg("epoch"), py::arg("start") = 0)
       .def("acquire", &Reader::acquire, py::arg("timeout_s") = py::none(),
            py::arg("keep") = py::none(), "Wait for the next record of the pass.")

@@ -71,6 +71,8 @@ void bind_producer(py::module_& module) {
                        "The writing end of a ring. One per ring.")
       .def(py::init<std::shared_ptr<Ring>, std::uint64_t>(), py::arg("ring"),
            py::arg("memory_budget_nbytes"))
+      .def("share_budget", &Producer::share_budget, py::arg("num_producers"),
+           "The memory budget is that of so many producers together. Before anything is published.")
       .def("await_pass", &await_pass, py::arg("previous"),
            "Wait for a pass younger than `previous`; None when the trainer has stopped.")
       .def("await_grant", &await_grant, py::arg("pass_"),

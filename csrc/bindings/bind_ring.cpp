@@ -6,6 +6,7 @@
 #include <string>
 
 #include "bindings/bindings.h"
+#include "bindings/wait.h"
 #include "ring/ring.h"
 #include "shm/memory_limit.h"
 
@@ -67,15 +68,18 @@ void bind_ring(py::module_& module) {
       .def_property_readonly("slot_nbytes",
                              [](const Ring& ring) { return ring.geometry().slot_nbytes; })
       .def("look", &Ring::look, "What it holds, and what its producer does, at this moment.")
-      .def("stop", &Ring::stop, "Tell the producer that no reader will ask again.");
+      .def("stop", &Ring::stop, "Tell the producer that no reader will ask again.")
+      .def("retire", &Ring::retire, py::call_guard<WithoutGil>(),
+           "Give the memory of the slots back, now that the producer is gone.");
 
   module.def(
       "memory_limit",
       [] {
         const MemoryLimit limit = memory_limit();
-        return py::make_tuple(limit.available_nbytes, limit.reason);
+        return py::make_tuple(limit.available_nbytes, limit.reason, limit.cgroup_nbytes);
       },
-      "Bytes this process may still use, and the limit that says so.");
+      "Bytes this process may still use, the limit that says so, and the smallest of its memory "
+      "cgroups (0 for none).");
 }
 
 }  // namespace fkat

@@ -163,10 +163,12 @@ class RingStager : public SlotUser {
     pinning_.nbytes -= slots_[slot].nbytes();
     slots_[slot].unpin(context_->driver());
     announce(slot, 0);
+    ring_->give_back(slot);
   }
 
   void announce(std::uint32_t slot, std::uint64_t nbytes) {
-    ring_->slot_line(slot).pinned_nbytes.store(nbytes, std::memory_order_release);
+    // SYNC POINT U for the producer and, behind its end, SYNC POINT G.
+    ring_->slot_line(slot).pinned_nbytes.store(nbytes, std::memory_order_seq_cst);
   }
 
   mutable std::mutex mutex_;

@@ -58,6 +58,11 @@ Consumer::Consumer(std::shared_ptr<Ring> ring, std::uint32_t reader, std::uint32
   granted_seq_ = line.granted_seq.load(std::memory_order_relaxed);
 }
 
+void Consumer::share_window(std::uint32_t num_rings) {
+  const std::uint32_t num_shares = std::max(num_rings, 1u);
+  num_prefetches_ = num_prefetches_ / num_shares + (num_prefetches_ % num_shares != 0);
+}
+
 void Consumer::begin_pass(std::uint64_t epoch, std::uint64_t start) {
   TrainerLine& line = ring_->trainer_line();
   // SYNC POINT P, writing side: odd, the fields, even again. One reader of a ring does this.

@@ -54,6 +54,9 @@ class Consumer {
   Consumer(std::shared_ptr<Ring> ring, std::uint32_t reader, std::uint32_t num_prefetches,
            std::uint32_t max_leases);
 
+  // The window is that of `num_rings` rings together, which are read in turn: rounded up.
+  void share_window(std::uint32_t num_rings);
+
   // Asks for a new pass; what was published for older ones will be dropped. Throws CorruptSegment.
   void begin_pass(std::uint64_t epoch, std::uint64_t start);
 

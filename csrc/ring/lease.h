@@ -3,7 +3,8 @@
 // Dropped from any thread, without the GIL, also after the ring object is gone. Does nothing in a
 // process that did not take it: a child forked by the trainer inherits the tensors, and dropping
 // them there must not free a slot that the trainer still reads (measured: without the guard it
-// does).
+// does). The other way round, too: a slot that was leased while the trainer forked keeps its memory
+// when the ring is retired, for the child may look into it.
 
 #pragma once
 
@@ -32,6 +33,7 @@ class Lease {
   std::uint32_t slot_;
   std::shared_ptr<std::atomic<std::uint32_t>> outstanding_;
   pid_t owner_;
+  std::uint64_t num_forks_;  // of this process, before this lease
 };
 
 }  // namespace fkat

@@ -60,7 +60,7 @@ Turn Producer::await_grant(const Pass& pass, std::chrono::nanoseconds slice) {
     return Turn::kGo;
   }
   enter(Activity::kAwaitingGrant);
-  if (!pool_.prefault_step(largest_nbytes_)) bell.wait(seen, slice);
+  if (!pool_.prefault_step(pool_.usual_nbytes())) bell.wait(seen, slice);
   return Turn::kWait;
 }
 
@@ -89,7 +89,6 @@ Turn Producer::claim(const Pass& pass, std::uint64_t nbytes, std::uint32_t& slot
 void Producer::publish(const Pass& pass, std::uint64_t position, std::uint32_t slot,
                        std::uint64_t nbytes) {
   FKAT_CRASH_POINT("producer.written");
-  largest_nbytes_ = std::max(largest_nbytes_, nbytes);
   append_slot(RecordKind::kMicrobatch, pass, position, slot, nbytes);
 }
 

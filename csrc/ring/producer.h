@@ -38,6 +38,9 @@ class Producer {
  public:
   Producer(std::shared_ptr<Ring> ring, std::uint64_t memory_budget_nbytes);
 
+  // The budget is that of so many producers together. Before the first claim.
+  void share_budget(std::uint32_t num_producers) { pool_.share_budget(num_producers); }
+
   // Waits for a pass younger than `previous`, and writes it to `pass` on kGo.
   Turn await_pass(std::uint64_t previous, Pass& pass, std::chrono::nanoseconds slice);
 
@@ -81,7 +84,6 @@ class Producer {
   SlotPool pool_;
   Activity activity_ = Activity::kStarting;
   std::uint64_t published_seq_ = 0;
-  std::uint64_t largest_nbytes_ = 0;  // of the frames so far: what a prefault prepares for
 };
 
 }  // namespace fkat

@@ -1,7 +1,10 @@
 #include "ring/ring.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <bit>
+#include <exception>
 #include <string>
 
 #include "base/checksum.h"
@@ -34,6 +37,9 @@ std::optional<std::uint64_t> Geometry::total_nbytes() const {
   const auto slots = checked_mul(num_slots, slot_nbytes);
   return slots ? checked_add(slots_offset(), *slots) : std::nullopt;
 }
+
+Ring::Ring(std::shared_ptr<Segment> segment, const Geometry& geometry)
+    : segment_(std::move(segment)), geometry_(geometry), owner_(getpid()) {}
 
 std::shared_ptr<Ring> Ring::create(std::uint32_t num_slots, std::uint64_t slot_nbytes,
                                    std::uint32_t num_readers) {
@@ -97,10 +103,34 @@ void Ring::release_share(std::uint32_t slot) const {
   // Acquire-release: the other readers' reads happen before the last one frees the slot.
   if (line.readers_left.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
   FKAT_CRASH_POINT("trainer.release");
-  // SYNC POINT F: every read of the slot's bytes happens before the producer's next write.
-  line.state.store(SlotState::kFree, std::memory_order_release);
+  // SYNC POINT F: every read of the slot's bytes happens before the producer's next write. And
+  // SYNC POINT G: before the look at retired_ that a lease then takes, in give_back.
+  line.state.store(SlotState::kFree, std::memory_order_seq_cst);
   FKAT_CRASH_POINT("trainer.released");
   trainer_line().freed.ring();
+}
+
+void Ring::retire() {
+  if (getpid() != owner_ || retired_.exchange(true, std::memory_order_seq_cst)) return;
+  for (std::uint32_t slot = 0; slot < geometry_.num_slots; ++slot) give_back(slot);
+}
+
+void Ring::give_back(std::uint32_t slot) const noexcept {
+  SlotLine& line = slot_line(slot);
+  // SYNC POINT G, looking side: all that stands in the way, the page-lock last. Before the look at
+  // the state a slot could still be LEASED and get page-locked behind our back.
+  if (!retired_.load(std::memory_order_seq_cst)) return;
+  // Taken from a reader that asks for one more microbatch all the same, and then finds it gone.
+  SlotState state = SlotState::kReady;
+  line.state.compare_exchange_strong(state, SlotState::kFree, std::memory_order_seq_cst);
+  if (state == SlotState::kLeased) return;
+  if (line.pinned_nbytes.load(std::memory_order_seq_cst) != 0) return;
+  try {
+    // All of its address space: what a producer that was killed has written is said nowhere.
+    segment_->decommit(slot_offset(slot), geometry_.slot_nbytes);
+  } catch (const std::exception&) {
+    // It stays as long as somebody maps the ring, as it would without us.
+  }
 }
 
 void Ring::stop() const {

@@ -6,7 +6,10 @@
 
 #pragma once
 
+#include <sys/types.h>
+
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <span>
@@ -61,6 +64,17 @@ class Ring {
   // Gives back a share of a slot that was published to readers. The last share frees it.
   void release_share(std::uint32_t slot) const;
 
+  // For the trainer, when the producer is gone and nothing will be acquired any more: gives the
+  // memory of all slots back to the kernel, whoever else maps the ring (each process that the
+  // trainer has forked since, for as long as it lives). What is still leased or page-locked follows
+  // when it no longer is. Any thread, while leases are dropped on others; it takes as long as
+  // unmapping the memory would. Only once, and nothing in a process forked from the ring's own.
+  void retire();
+
+  // Gives the memory of a slot back if the ring is retired and the slot is neither leased nor
+  // page-locked. For who has just made one of these true; see retired_. Never throws.
+  void give_back(std::uint32_t slot) const noexcept;
+
   // Tells the producer that no reader will ask again. Any process, any number of times.
   void stop() const;
 
@@ -71,8 +85,7 @@ class Ring {
   RingView look() const;
 
  private:
-  Ring(std::shared_ptr<Segment> segment, const Geometry& geometry)
-      : segment_(std::move(segment)), geometry_(geometry) {}
+  Ring(std::shared_ptr<Segment> segment, const Geometry& geometry);
 
   template <typename T>
   T& at(std::uint64_t offset) const {
@@ -81,6 +94,17 @@ class Ring {
 
   std::shared_ptr<Segment> segment_;
   Geometry geometry_;
+  pid_t owner_;
+
+  // SYNC POINT G (all sequentially consistent): the memory of a slot goes back when three things
+  // hold: the ring is retired, the slot is not LEASED, and it is not page-locked. Each of them then
+  // holds for good: nothing is acquired any more, and only what is LEASED gets page-locked. Who
+  // makes one true (retire, the last share's release, the unpinning) stores it first and then, in
+  // give_back, loads the others. One of these stores is the last in their total order, and the
+  // loads behind it see all three: no memory is forgotten. With release and acquire two could miss
+  // each other's store. Two who see all three both give back, which is harmless: nobody looks into
+  // the slot, and nobody will write it again.
+  std::atomic<bool> retired_{false};
 };
 
 // The checksum that stands in IndexEntry::checksum.

@@ -15,6 +15,8 @@ constexpr std::uint32_t kSlotsToPrefault = 3;     // one written, one published,
 constexpr std::uint64_t kMaxBudget = std::uint64_t{1}
                                      << 62;   // more than any machine, and no overflow
 constexpr std::uint64_t kWastefulRatio = 16;  // rather a fresh slot than one so much larger
+constexpr std::uint32_t kRecentClaims = 64;   // how often slots are compared with what they are for
+constexpr std::uint64_t kSpareRatio = 4;      // and then give back what is so far above it
 
 }  // namespace
 
@@ -23,6 +25,10 @@ SlotPool::SlotPool(std::shared_ptr<Ring> ring, std::uint64_t budget_nbytes)
       // In whole commit units, so that a frame just below the budget can be claimed twice.
       budget_nbytes_(round_up(std::min(budget_nbytes, kMaxBudget), kCommitUnit)),
       slots_(ring_->geometry().num_slots) {}
+
+void SlotPool::share_budget(std::uint32_t num_shares) {
+  budget_nbytes_ = round_up(budget_nbytes_ / std::max(num_shares, 1u), kCommitUnit);
+}
 
 // One look for each decision: a slot that comes back meanwhile rings the doorbell.
 void SlotPool::look() {
@@ -72,6 +78,7 @@ std::optional<std::uint32_t> SlotPool::try_claim(std::uint64_t nbytes) {
                       budget_nbytes_ - counted_without(*slot));
   }
   grow(*slot, wanted);
+  remember(nbytes);
   set_writing(*slot);
   return slot;
 }
@@ -127,10 +134,8 @@ bool SlotPool::make_room(std::uint32_t slot, std::uint64_t nbytes) {
   for (std::uint32_t i = 0; i < num_touched_ && wanted > budget_nbytes_; ++i) {
     Slot& other = slots_[i];
     if (i == slot || !other.is_spare() || other.committed_nbytes == 0) continue;
-    ring_->segment().decommit(ring_->slot_offset(i), other.committed_nbytes);
-    FKAT_CRASH_POINT("producer.decommitted");
     wanted -= other.committed_nbytes;
-    other.committed_nbytes = 0;
+    shrink(i, 0);
   }
   return true;
 }
@@ -179,6 +184,29 @@ void SlotPool::grow(std::uint32_t slot, std::uint64_t nbytes) {
   ring_->segment().commit(ring_->slot_offset(slot) + have, want - have);
   FKAT_CRASH_POINT("producer.grow.committed");
   slots_[slot].committed_nbytes = want;
+}
+
+// Of a spare slot only.
+void SlotPool::shrink(std::uint32_t slot, std::uint64_t nbytes) {
+  const std::uint64_t have = slots_[slot].committed_nbytes;
+  ring_->segment().decommit(ring_->slot_offset(slot) + nbytes, have - nbytes);
+  FKAT_CRASH_POINT("producer.decommitted");
+  slots_[slot].committed_nbytes = nbytes;
+}
+
+// Every kRecentClaims claims, slots far above all of them give back what they have too much. So
+// steady sizes cost no system call, and a size that recurs is not given back and taken in turn.
+// The slot just claimed has what it was claimed for.
+void SlotPool::remember(std::uint64_t nbytes) {
+  recent_nbytes_ = std::max(recent_nbytes_, nbytes);
+  if (++num_recent_ < kRecentClaims) return;
+  usual_nbytes_ = recent_nbytes_;
+  num_recent_ = 0;
+  recent_nbytes_ = 0;
+  const std::uint64_t kept = round_up(usual_nbytes_, kCommitUnit);
+  for (std::uint32_t i = 0; i < num_touched_; ++i) {
+    if (slots_[i].is_spare() && slots_[i].committed_nbytes > kSpareRatio * kept) shrink(i, kept);
+  }
 }
 
 bool SlotPool::prefault_step(std::uint64_t nbytes) {

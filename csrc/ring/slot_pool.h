@@ -10,10 +10,14 @@
 // still is page-locked, it will not be asked for again, and is the trainer's memory while it is
 // free: no trainer can make the producer wait for ever, or fill the index with requests.
 //
+// What one unusually large frame took, its slot gives back some time after (see remember): else it
+// would hold it for ever, for the frames after it take smaller slots.
+//
 // Process-local; called from one thread.
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -26,6 +30,9 @@ namespace fkat {
 class SlotPool {
  public:
   SlotPool(std::shared_ptr<Ring> ring, std::uint64_t budget_nbytes);
+
+  // Uses one of `num_shares` equal parts of the budget from now on. Before the first claim.
+  void share_budget(std::uint32_t num_shares);
 
   // A slot in state WRITING with memory for `nbytes`. Nothing when no slot is free, or when what is
   // published and unread leaves no room in the budget: try again after a release or an acquire.
@@ -43,6 +50,9 @@ class SlotPool {
   // nothing left to do. First touch costs some seven times a warm memcpy, so the producer does
   // this while it has to wait anyway.
   bool prefault_step(std::uint64_t nbytes);
+
+  // The largest of the last claims: of 64 at least, and fewer than 128.
+  std::uint64_t usual_nbytes() const { return std::max(usual_nbytes_, recent_nbytes_); }
 
   std::uint64_t committed_nbytes(std::uint32_t slot) const { return slots_[slot].committed_nbytes; }
 
@@ -68,12 +78,17 @@ class SlotPool {
   bool make_room(std::uint32_t slot, std::uint64_t nbytes);
   std::uint64_t with_headroom(std::uint64_t nbytes, std::uint64_t from) const;
   void grow(std::uint32_t slot, std::uint64_t nbytes);
+  void shrink(std::uint32_t slot, std::uint64_t nbytes);
+  void remember(std::uint64_t nbytes);
   void set_writing(std::uint32_t slot);
 
   std::shared_ptr<Ring> ring_;
   std::uint64_t budget_nbytes_;
   std::vector<Slot> slots_;
-  std::uint32_t num_touched_ = 0;  // slots from here on were never used
+  std::uint32_t num_touched_ = 0;    // slots from here on were never used
+  std::uint32_t num_recent_ = 0;     // claims since the last look at what they need
+  std::uint64_t recent_nbytes_ = 0;  // the largest of them
+  std::uint64_t usual_nbytes_ = 0;   // and of the kRecentClaims before them
 };
 
 }  // namespace fkat

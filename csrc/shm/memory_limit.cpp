@@ -34,23 +34,37 @@ std::optional<std::uint64_t> number(const std::string& path) {
   return std::nullopt;
 }
 
+// Version 1 says that there is no limit by one that no machine has: 2^63 less a page.
+constexpr std::uint64_t kNoLimit = std::uint64_t{1} << 62;
+
 struct CgroupFiles {
   const char* limit;
   const char* usage;
+  // In memory.stat, of the group and those below it, as the usage is.
+  const char* inactive_file;
+  const char* active_file;
 };
+
+constexpr CgroupFiles kVersion2{"/memory.max", "/memory.current", "inactive_file", "active_file"};
+constexpr CgroupFiles kVersion1{"/memory.limit_in_bytes", "/memory.usage_in_bytes",
+                                "total_inactive_file", "total_active_file"};
 
 void tighten_by_cgroup(MemoryLimit& tightest, const std::string& directory,
                        const CgroupFiles& files) {
   const auto limit = number(directory + files.limit);
   const auto usage = number(directory + files.usage);
-  if (!limit || !usage) return;
+  if (!limit || !usage || *limit >= kNoLimit) return;
+  if (tightest.cgroup_nbytes == 0 || *limit < tightest.cgroup_nbytes) {
+    tightest.cgroup_nbytes = *limit;
+  }
   const std::string stat = directory + "/memory.stat";
   const std::uint64_t cache =
-      field(stat, "inactive_file").value_or(0) + field(stat, "active_file").value_or(0);
+      field(stat, files.inactive_file).value_or(0) + field(stat, files.active_file).value_or(0);
   const std::uint64_t used = *usage - std::min(*usage, cache);
   const std::uint64_t available = *limit - std::min(*limit, used);
   if (available >= tightest.available_nbytes) return;
-  tightest = {available, "cgroup limit " + format_nbytes(*limit) + ", used " + format_nbytes(used)};
+  tightest.available_nbytes = available;
+  tightest.reason = "cgroup limit " + format_nbytes(*limit) + ", used " + format_nbytes(used);
 }
 
 // Every group from `path` up to the root can carry the limit that binds.
@@ -65,12 +79,12 @@ void tighten_by_hierarchy(MemoryLimit& tightest, const std::string& mount, std::
 
 }  // namespace
 
-MemoryLimit memory_limit() {
-  const auto free_kib = field("/proc/meminfo", "MemAvailable:");
-  MemoryLimit tightest{free_kib ? *free_kib * KiB : kUnlimited, "MemAvailable of this machine"};
+MemoryLimit memory_limit(const std::string& root) {
+  const auto free_kib = field(root + "/proc/meminfo", "MemAvailable:");
+  MemoryLimit tightest{free_kib ? *free_kib * KiB : kUnlimited, "MemAvailable of this machine", 0};
 
   // Lines of /proc/self/cgroup: "hierarchy-id:controllers:path"; no controllers means version 2.
-  std::ifstream groups("/proc/self/cgroup");
+  std::ifstream groups(root + "/proc/self/cgroup");
   for (std::string line; std::getline(groups, line);) {
     const auto first = line.find(':');
     const auto second = line.find(':', first + 1);
@@ -79,10 +93,9 @@ MemoryLimit memory_limit() {
     std::string path = line.substr(second + 1);
     if (path.empty() || path.front() != '/' || path == "/") path.clear();
     if (controllers.empty()) {
-      tighten_by_hierarchy(tightest, "/sys/fs/cgroup", path, {"/memory.max", "/memory.current"});
+      tighten_by_hierarchy(tightest, root + "/sys/fs/cgroup", path, kVersion2);
     } else if (("," + controllers + ",").find(",memory,") != std::string::npos) {
-      tighten_by_hierarchy(tightest, "/sys/fs/cgroup/memory", path,
-                           {"/memory.limit_in_bytes", "/memory.usage_in_bytes"});
+      tighten_by_hierarchy(tightest, root + "/sys/fs/cgroup/memory", path, kVersion1);
     }
   }
   return tightest;

@@ -5,11 +5,14 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
+#include <system_error>
 #include <thread>
 #include <utility>
 
 #include "base/error.h"
+#include "shm/process_limit.h"
 
 namespace fkat {
 namespace {
@@ -74,9 +77,17 @@ bool ProcessHandle::has_exited() const {
 }
 
 void die_with(int pidfd) {
+  static std::atomic<pid_t> watching{0};  // a process number: what fork copies has no thread yet
+  if (watching.load() == getpid()) return;
   const int own_fd = duplicate(pidfd);
   const BlockedSignals blocked;  // inherited by the thread
-  std::thread(watch, own_fd).detach();
+  try {
+    std::thread(watch, own_fd).detach();
+  } catch (const std::system_error& error) {
+    close(own_fd);
+    throw_errno(error.code().value(), "starting the thread that watches the trainer", kProcesses);
+  }
+  watching.store(getpid());
 }
 
 }  // namespace fkat

@@ -27,7 +27,7 @@ class ProcessHandle {
 //
 // A C++ thread waits for it: a Python thread could be kept from running by user code that holds the
 // GIL. Not PR_SET_PDEATHSIG: that fires when the creating *thread* ends, and never under
-// forkserver. Call once, in the producer.
+// forkserver. Call in the producer; what is called after the first time does nothing.
 void die_with(int pidfd);
 
 }  // namespace fkat

@@ -14,6 +14,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "shm/memory_limit.h"
+#include "shm/process_limit.h"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23  // Linux 5.14; defined here because older headers lack it
@@ -50,12 +51,12 @@ constexpr int kMaxNodes = 1024;
 
 std::shared_ptr<Segment> Segment::create(std::uint64_t nbytes) {
   const int fd = memfd_create("fkat.data ring", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-  if (fd < 0) throw_errno("memfd_create");
+  if (fd < 0) throw_errno(errno, "opening a memfd for a ring", kDescriptors);
   if (ftruncate(fd, static_cast<off_t>(nbytes)) != 0 ||
       fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
     const int error_number = errno;
     close(fd);
-    throw SystemError(error_number, "sizing a memfd of " + format_nbytes(nbytes));
+    throw_errno(error_number, "sizing a memfd of " + format_nbytes(nbytes), kFileSize);
   }
   return map(fd, nbytes);
 }
@@ -70,7 +71,7 @@ std::shared_ptr<Segment> Segment::attach(int fd) {
   if (fstat(fd, &status) != 0) throw_errno("fstat of the ring's memfd");
   if (status.st_size <= 0) throw CorruptSegment("the memfd is empty: not a fkat.data ring");
   const int own_fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-  if (own_fd < 0) throw_errno("duplicating the ring's memfd");
+  if (own_fd < 0) throw_errno(errno, "duplicating the ring's memfd", kDescriptors);
   return map(own_fd, static_cast<std::uint64_t>(status.st_size));
 }
 
@@ -79,7 +80,7 @@ std::shared_ptr<Segment> Segment::map(int fd, std::uint64_t nbytes) {
   if (address == MAP_FAILED) {
     const int error_number = errno;
     close(fd);
-    throw SystemError(error_number, "mapping a segment of " + format_nbytes(nbytes));
+    throw_errno(error_number, "mapping a segment of " + format_nbytes(nbytes), kAddressSpace);
   }
   // Free where the administrator enables huge pages for shared memory, ignored elsewhere.
   madvise(address, nbytes, MADV_HUGEPAGE);

@@ -2,17 +2,21 @@
 
 #include <fcntl.h>
 #include <linux/mempolicy.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cstring>
+#include <functional>
 
 #include "base/bytes.h"
 #include "base/error.h"
 #include "check.h"
 #include "child.h"
+#include "shm/process_limit.h"
 #include "shm/segment.h"
 
 namespace fkat {
@@ -96,6 +100,71 @@ TEST(attach_refuses_an_unsealed_memfd) {
   CHECK_EQ(fcntl(fd, F_ADD_SEALS, F_SEAL_GROW), 0);
   CHECK_THROWS(CorruptSegment, Segment::attach(fd), "not a sealed memfd");
   close(fd);
+}
+
+// In a child: a limit cannot be raised again by everybody.
+template <typename Body>
+int exit_code_under(__rlimit_resource_t resource, rlim_t limit, const Body& body) {
+  Child child([&] {
+    signal(SIGXFSZ, SIG_IGN);  // as Python does
+    const rlimit values{limit, limit};
+    CHECK_EQ(setrlimit(resource, &values), 0);
+    body();
+  });
+  return child.wait();
+}
+
+TEST(a_limit_that_is_met_is_told) {
+  CHECK_EQ(exit_code_under(RLIMIT_FSIZE, 3 * MiB,
+                           [] {
+                             CHECK_THROWS(SystemError, Segment::create(4 * MiB),
+                                          "sizing a memfd of 4.0 MiB: this process may have 3.0 "
+                                          "MiB (RLIMIT_FSIZE, ulimit -f); lower "
+                                          "max_microbatch_nbytes or num_microbatch_prefetches");
+                           }),
+           0);
+  CHECK_EQ(exit_code_under(RLIMIT_NOFILE, 3,
+                           [] {
+                             CHECK_THROWS(SystemError, Segment::create(4 * MiB),
+                                          "opening a memfd for a ring: this process may have 3 "
+                                          "(RLIMIT_NOFILE, ulimit -n); close files, or lower "
+                                          "num_shard_prefetches");
+                           }),
+           0);
+  const auto segment = Segment::create(4 * MiB);
+  CHECK_EQ(exit_code_under(RLIMIT_NOFILE, 3,
+                           [&] {
+                             CHECK_THROWS(SystemError, Segment::attach(segment->fd()),
+                                          "duplicating the ring's memfd: this process may have 3 ");
+                           }),
+           0);
+}
+
+// A sanitizer's own address space is beyond any limit.
+#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+TEST(a_limit_of_address_space_is_told) {
+  const auto segment = Segment::create(16 * GiB);
+  CHECK_EQ(exit_code_under(
+               RLIMIT_AS, 24 * GiB,
+               [&] {
+                 for (const auto& body : {std::function([&] { Segment::create(16 * GiB); }),
+                                          std::function([&] { Segment::attach(segment->fd()); })}) {
+                   CHECK_THROWS(SystemError, body(),
+                                "mapping a segment of 16.0 GiB: this process may have 24.0 "
+                                "GiB (RLIMIT_AS, ulimit -v); lower max_microbatch_nbytes or "
+                                "num_microbatch_prefetches");
+                 }
+               }),
+           0);
+}
+#endif
+
+TEST(an_error_that_no_limit_explains_says_what_failed) {
+  const auto refused = [](int error_number) {
+    throw_errno(error_number, "mapping a segment", kAddressSpace);
+  };
+  CHECK_THROWS(SystemError, refused(EACCES), "mapping a segment: Permission denied");
+  CHECK_THROWS(SystemError, refused(ENOMEM), "mapping a segment: Cannot allocate memory");
 }
 
 struct Policy {

@@ -120,6 +120,89 @@ TEST(sizes_that_go_up_and_down_never_get_stuck) {
   }
 }
 
+// Claims of `nbytes`, each given back at once.
+void claim_often(Pool& p, int count, std::uint64_t nbytes) {
+  for (int i = 0; i < count; ++i) p.pool.abandon(p.claim(nbytes));
+}
+
+TEST(a_slot_far_above_the_last_64_claims_gives_pages_back) {
+  Pool p(3);
+  p.warm({4 * MiB, MiB});
+  claim_often(p, 62, 100 * KiB);
+  CHECK_EQ(p.pool.committed_nbytes(0), 4 * MiB);  // the large one is among the last 64
+  claim_often(p, 63, 100 * KiB);
+  CHECK_EQ(p.pool.committed_nbytes(0), 4 * MiB);
+  claim_often(p, 1, 100 * KiB);
+  CHECK_EQ(p.pool.committed_nbytes(0), 128 * KiB);
+  CHECK_EQ(p.pool.committed_nbytes(1), 128 * KiB);
+  CHECK_EQ(p.allocated_nbytes(), Pool(3).allocated_nbytes() + 2 * 128 * KiB);
+}
+
+TEST(what_is_left_of_it_can_be_claimed_and_grown_again) {
+  Pool p(1);
+  p.warm({4 * MiB});
+  claim_often(p, 127, MiB - 1);
+  CHECK_EQ(p.pool.committed_nbytes(0), 4 * MiB);  // 4 times as large is not far above
+  claim_often(p, 64, 64 * KiB);
+  CHECK_EQ(p.pool.committed_nbytes(0), 64 * KiB);
+  CHECK_EQ(p.claim(4 * MiB), 0);
+  CHECK_EQ(p.allocated_nbytes(), Pool(1).allocated_nbytes() + 4 * MiB);
+}
+
+TEST(a_size_that_recurs_is_kept) {
+  Pool p(2);
+  const std::uint64_t before = p.allocated_nbytes();
+  for (int i = 0; i < 20; ++i) {
+    p.pool.abandon(p.claim(4 * MiB));
+    claim_often(p, 20, 64 * KiB);
+    CHECK_EQ(p.allocated_nbytes(), before + 4 * MiB + 64 * KiB);
+  }
+}
+
+TEST(the_slot_being_claimed_keeps_what_was_asked_for) {
+  Pool p(1);
+  p.warm({4 * MiB});
+  for (int i = 0; i < 300; ++i) {
+    p.pool.abandon(p.claim(i % 100 == 99 ? 4 * MiB : 64 * KiB));  // claim() looks at what it got
+  }
+}
+
+TEST(pages_of_slots_that_others_hold_or_have_page_locked_are_left_alone) {
+  Pool p(4);
+  p.warm({4 * MiB, 4 * MiB, 4 * MiB, 64 * KiB});
+  p.set(0, SlotState::kReady);
+  p.set(1, SlotState::kLeased);
+  p.pin(2);
+  p.ring->slot_data(0)[4 * MiB - 1] = std::byte{42};
+  claim_often(p, 200, 64 * KiB);
+  for (const std::uint32_t slot : {0, 1, 2}) CHECK_EQ(p.pool.committed_nbytes(slot), 4 * MiB);
+  CHECK(p.ring->slot_data(0)[4 * MiB - 1] == std::byte{42});
+  p.set(0, SlotState::kFree);
+  p.set(1, SlotState::kFree);
+  p.unpin(2);
+  claim_often(p, 64, 64 * KiB);
+  for (const std::uint32_t slot : {0, 1, 2}) CHECK_EQ(p.pool.committed_nbytes(slot), 64 * KiB);
+}
+
+TEST(claims_of_nothing_give_everything_back) {
+  Pool p(2);
+  const std::uint64_t before = p.allocated_nbytes();
+  p.warm({4 * MiB});
+  claim_often(p, 128, 0);
+  CHECK_EQ(p.allocated_nbytes(), before);
+}
+
+TEST(the_usual_size_is_that_of_the_last_claims) {
+  Pool p(1);
+  CHECK_EQ(p.pool.usual_nbytes(), 0);
+  claim_often(p, 1, 4 * MiB);
+  CHECK_EQ(p.pool.usual_nbytes(), 4 * MiB);
+  claim_often(p, 126, MiB);
+  CHECK_EQ(p.pool.usual_nbytes(), 4 * MiB);
+  claim_often(p, 1, MiB);
+  CHECK_EQ(p.pool.usual_nbytes(), MiB);
+}
+
 TEST(too_large_for_a_slot_names_the_parameter) {
   Pool p(2);
   CHECK_THROWS(ArgumentError, p.pool.try_claim(4 * MiB + 1), "max_microbatch_nbytes");

@@ -302,7 +302,7 @@ def test_a_producer_that_was_killed_is_replaced_while_copies_are_in_flight(fake)
     for microbatch in loader:
         got.append(microbatch)
         if len(got) in (3, 9):
-            os.kill(loader._feed.pid, signal.SIGKILL)
+            os.kill(loader._feed.pids[0], signal.SIGKILL)
     assert numbers(fake, got) == list(range(20))
     assert loader.stats().num_restarts == 2
     loader.teardown()

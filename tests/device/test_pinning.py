@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 from pathlib import Path
@@ -45,6 +46,24 @@ def test_slots_are_pinned_once_for_microbatches_of_one_size(fake):
     assert stats.pinning_s > 0
     loader.teardown()
     assert fake.count("registered_bytes") == 0
+
+
+@pytest.mark.parametrize("end", ["teardown", "collection"])
+def test_the_memory_goes_back_at_the_end_of_the_page_locks_though_the_ring_stays_open(fake, end):
+    loader = new_loader([16 * UNIT] * 20)
+    for _ in range(5):
+        next(loader)
+    ring = os.dup(loader._feed._feeds[0]._ring.fd)
+    try:
+        assert loader.stats().pinned_nbytes >= 16 * UNIT
+        if end == "teardown":
+            loader.teardown()
+        else:
+            del loader
+            gc.collect()
+        assert os.fstat(ring).st_blocks * 512 <= 2 << 20  # what stands before the slots
+    finally:
+        os.close(ring)
 
 
 def test_a_slot_that_grows_is_copied_in_pieces(fake):

@@ -14,6 +14,7 @@ from torch.distributed import HashStore, distributed_c10d
 
 from fkat.data import DataModule
 from fkat.data._lightning import trainer as _lightning
+from fkat.data._source.stateful import dump_plain
 from tests.lightning.training import QUIET, Trainer
 
 PARTS = [
@@ -83,10 +84,10 @@ def test_a_state_of_another_save_is_not_taken_for_this_one():
     key = _lightning._key(1)
 
     def look(tag):
-        return _lightning._await_state(store, key, tag, give_up=time.monotonic())
+        return _lightning._await_state(store, 1, tag, give_up=time.monotonic())
 
     assert look((0, 3)) is None
-    store.set(key, _lightning.pickle.dumps(((0, 3), {"epoch": 1})))
+    store.set(key, dump_plain(((0, 3), {"epoch": 1})))
     assert look((0, 3)) == {"epoch": 1}
     assert look((0, 4)) is None
     assert look((1, 3)) is None

@@ -28,8 +28,10 @@ class Restarts:
         """Log one more restart, at ``place``.
 
         Raises:
-            ProducerDiedError: ``death``, when it is one too many.
+            ProducerDiedError: ``death``, when it is one too many, or of one that never began.
         """
+        if not death.has_begun:
+            raise death
         if self._num_in_a_row == self._max_in_a_row:
             if self._max_in_a_row == 0:
                 raise death

@@ -19,6 +19,7 @@ import torch
 
 _FACTORY = -1  # the "epoch" in which the factory itself runs
 _SHARD = -2  # the "epoch" from which shards get seeds of their own
+_WORKER = -1  # the "position" of the first worker in each epoch; the next are below it
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,12 @@ class Seeder:
     def seed_factory(self) -> None:
         """Seed for building the dataset and the loader."""
         self._seed_all(derive_seed(self.seed, self.dp_rank, _FACTORY, 0))
+
+    def seed_worker(self, epoch: int, number: int) -> int:
+        """Seed for what worker ``number`` does before its first microbatch; the seed."""
+        value = derive_seed(self.seed, self.dp_rank, epoch, _WORKER - number)
+        self._seed_all(value)
+        return value
 
     def of_shard(self, number: int) -> Seeder:
         """The seeder of shard ``number`` (from 0) of an epoch, whose positions are its own."""

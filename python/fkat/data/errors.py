@@ -23,12 +23,16 @@ class ProducerDiedError(RuntimeError):
         pid: Process id of the producer.
         exit_code: As in ``multiprocessing.Process.exitcode``: the negative signal number if a
             signal killed it; None when it is not known.
+        has_begun: False for one that exited by itself before it could begin, as the next one would.
     """
 
-    def __init__(self, message: str, pid: int, exit_code: int | None) -> None:
+    def __init__(
+        self, message: str, pid: int, exit_code: int | None, has_begun: bool = True
+    ) -> None:
         super().__init__(message)
         self.pid = pid
         self.exit_code = exit_code
+        self.has_begun = has_begun
 
 
 class StalledError(TimeoutError):

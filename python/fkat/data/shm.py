@@ -20,8 +20,8 @@ from fkat.data._source.indices import WHOLE, Part
 from fkat.data._source.stateful import from_checkpoint, to_checkpoint
 from fkat.data._transport.feed import Feed, LoaderStats
 from fkat.data._transport.local_feed import LocalFeed
-from fkat.data._transport.producer_feed import ProducerFeed
 from fkat.data._transport.work import LoaderWork, Resume
+from fkat.data._transport.worker_feed import WorkerFeed
 from fkat.data.errors import StateError
 
 __all__ = ["DataLoaderFactory", "LoaderStats", "ShmDataLoader"]
@@ -36,16 +36,19 @@ class ShmDataLoader(FedLoader[T_co]):
 
     The loader is its own iterator. ``iter()`` begins the next epoch if the current one has
     delivered anything, begins an epoch that failed again, and does nothing else; the producer is
-    started by the first ``next()`` or ``len()``. One producer serves every epoch. Two loops at once
-    need two loaders.
+    started by the first ``next()`` or ``len()``, and serves every epoch. Two loops at once need two
+    loaders.
 
     Args:
         seed: Python, numpy and torch are seeded for every microbatch from (seed, dp_rank, epoch,
             position).
         dataloader_factory: Called in the producer; returns a ``DataLoader`` or any iterable of
-            microbatches. Must be picklable unless processes are started by fork.
-        num_microbatch_prefetches: At most so many microbatches are published ahead of the trainer;
-            0 makes each on demand; -1 makes as many as the memory budget admits (at most 503).
+            microbatches. Must be picklable unless processes are started by fork. A ``DataLoader``
+            over a map-style dataset with ``num_workers=N`` is run by N producers, each of which
+            calls it: what it loads into memory is there N times.
+        num_microbatch_prefetches: At most so many microbatches are published ahead of the trainer,
+            by all producers (each at least one); 0 makes each on demand; -1 makes as many as the
+            memory budget admits (at most 503).
         dp_rank: Data-parallel rank. Ranks that share one see the same microbatches.
         profiler: A Lightning ``Profiler``, run in the producer; the name of its report gets the pid
             as a suffix.
@@ -207,7 +210,7 @@ class ShmDataLoader(FedLoader[T_co]):
     def _open_feed(self, begin: Place | None) -> Feed:
         if not self._multiprocessing:
             return LocalFeed(self._work(begin))
-        return ProducerFeed(self._work(begin), self._options, self._device)
+        return WorkerFeed(self._work(begin), self._options, self._device)
 
     def _resume_from(self, place: Place | None) -> Resume | None:
         if place is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -17,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from fkat.data._lightning import trainer as _lightning
 from fkat.data._lightning.foreign import Foreign
+from fkat.data._transport.interruption import asking
 from fkat.data.errors import ProducerDiedError, StalledError
 
 # Deliveries that may be unfinished. The trainer needs two; a training_step that takes its
@@ -48,6 +50,7 @@ class Finished:
         self.loader = loader
         self.serial = next(_serial)
         self.trainer = trainer
+        self._stop = partial(_lightning.stop_if_told_to, trainer)
         self._action = f"[fkat][train]{_name(loader)}.wait"
         self._base = _lightning.num_finished(trainer)
         self._pass: Iterator[Any] | None = None
@@ -80,7 +83,7 @@ class Finished:
         self._num_finished()  # sees every count, so as to know a wrong one
         before = self.loader.snapshot()
         try:
-            with _lightning.profiler(self.trainer).profile(self._action):
+            with _lightning.profiler(self.trainer).profile(self._action), asking(self._stop):
                 microbatch = next(self._pass)
         except StopIteration:
             self._is_exhausted = True

@@ -10,7 +10,6 @@ where its data must go on; *delivered* may be up to two ahead of it.
 
 from __future__ import annotations
 
-import pickle
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +17,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.distributed import distributed_c10d
+
+from fkat.data._source.stateful import dump_plain, load_plain
+from fkat.data.errors import StateError
 
 _PATIENCE_S = 5.0  # for the states of the other ranks
 _POLL_S = 0.01
@@ -85,6 +88,18 @@ def was_told_to_stop(trainer: Trainer) -> bool:
     return trainer.received_sigterm
 
 
+def stop_if_told_to(trainer: Trainer) -> None:
+    """End a wait for the next microbatch, as the trainer would when that is there.
+
+    Several ranks end together, behind the same microbatch: each learns of it from the others.
+
+    Raises:
+        SIGTERMException: SIGTERM came.
+    """
+    if trainer.received_sigterm and trainer.world_size == 1:
+        raise SIGTERMException
+
+
 def begin_pass_anew(trainer: Trainer) -> None:
     """Drop what the trainer has fetched ahead, where its loader was restored under it."""
     fetcher = trainer.fit_loop._data_fetcher
@@ -145,7 +160,8 @@ def gather_states(
 
     No collective, so nothing can hang: each rank leaves its state in the process group's store, and
     rank 0, whose checkpoint is the one written, looks there for at most 5 seconds. What it lacks
-    then, it goes without: its own state is one to resume from, too.
+    then, it goes without: its own state is one to resume from, too. Nothing that stands in the
+    store is run, for whoever reaches the group's port can write there.
 
     Args:
         trainer: What fits.
@@ -153,6 +169,9 @@ def gather_states(
         state: Its state on this rank.
         tag: The same on every rank for the same save, and no other: which loader of this process
             it is, and how many microbatches are finished.
+
+    Raises:
+        StateError: What a rank left is no state in plain types; or the loader cannot merge them.
     """
     if (
         not hasattr(loader, "merge_state_dicts")
@@ -161,13 +180,13 @@ def gather_states(
         or (store := _store()) is None
     ):
         return state
-    store.set(_key(trainer.global_rank), pickle.dumps((tag, state)))
+    store.set(_key(trainer.global_rank), dump_plain((tag, state)))
     if trainer.global_rank != 0:
         return state
     states = [state]
     give_up = time.monotonic() + _PATIENCE_S
     for rank in range(1, trainer.world_size):
-        theirs = _await_state(store, _key(rank), tag, give_up)
+        theirs = _await_state(store, rank, tag, give_up)
         if theirs is None:
             return state
         states.append(theirs)
@@ -175,15 +194,30 @@ def gather_states(
     return merged
 
 
-def _await_state(store: Any, key: str, tag: tuple[int, int], give_up: float) -> Any:
+def _await_state(store: Any, rank: int, tag: tuple[int, int], give_up: float) -> Any:
+    key = _key(rank)
     while True:
         if store.check([key]):  # get() would block on a key that is not there
-            their_tag, state = pickle.loads(store.get(key))
+            their_tag, state = _read(store.get(key), rank)
             if their_tag == tag:
                 return state
         if time.monotonic() > give_up:
             return None
         time.sleep(_POLL_S)
+
+
+def _read(dumped: bytes, rank: int) -> tuple[Any, dict[str, Any]]:
+    try:
+        their_tag, state = load_plain(dumped)
+    except Exception as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StateError(
+            f"what rank {rank} left in the process group's store for the checkpoint is no state of "
+            f"a loader in plain types: {why}"
+        ) from error
+    if not isinstance(state, dict):
+        raise StateError(f"the state of rank {rank} is of type {type(state).__name__}, not dict")
+    return their_tag, state
 
 
 def _key(rank: int) -> str:

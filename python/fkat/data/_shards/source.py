@@ -93,6 +93,10 @@ class _ShardPasses:
         self._own: list[Piece]  # of this rank, in the epoch of the pass
         self._is_compared: bool  # whether a shard's loader was, with the state resumed from
 
+    @property
+    def num_workers(self) -> int:
+        return 1  # of several producers each was told its share at once
+
     def length(self, epoch: int) -> int | None:
         del epoch
         return None  # only opening every shard would tell

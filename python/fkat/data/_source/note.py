@@ -45,9 +45,15 @@ class Delivered(NamedTuple):
 
 @dataclass(frozen=True)
 class Described:
-    """What the source is made of, told when it is begun; see `fingerprint`."""
+    """What the source is made of, told when it is begun.
+
+    Attributes:
+        source: See `fingerprint`.
+        num_workers: How many producers it is to be dealt to.
+    """
 
     source: tuple[tuple[str, Any], ...]
+    num_workers: int = 1
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from fkat.data._source.indices import (
 )
 from fkat.data._source.iterables import IterablePass
 from fkat.data._source.note import Delivered, Described, Notice, Produced
+from fkat.data._source.worker import Worker
 from fkat.data._source.workers import WorkerLoader, fetch
 from fkat.data._state import explain
 from fkat.data.errors import ResumeMismatchError
@@ -41,26 +42,46 @@ class Source:
         factory: Returns the loader. Called once, or once an epoch if it returns an iterator.
         seeder: Seeds the global random generators before each microbatch.
         part: Which of the microbatches are this rank's.
+        worker: Number of this process among those that a map-style ``DataLoader`` with workers is
+            dealt to; None to let it have workers of its own.
     """
 
     def __init__(
-        self, factory: Callable[[], Iterable[Any]], seeder: Seeder, part: Part = WHOLE
+        self,
+        factory: Callable[[], Iterable[Any]],
+        seeder: Seeder,
+        part: Part = WHOLE,
+        worker: int | None = None,
     ) -> None:
         self._factory = factory
         self._seeder = seeder
         self._part = part
+        self._worker_number = worker
         self._is_used_up: bool
         self._generators: EpochGenerators | None
-        self._workers: WorkerLoader | None
+        self._worker: Worker | None  # this process
+        self._workers: WorkerLoader | None  # of its own
         self._use(self._build())
+
+    @property
+    def num_workers(self) -> int:
+        """How many processes the microbatches are dealt to, this one included."""
+        return 1 if self._worker is None else self._worker.num_workers
 
     def length(self, start: Start = _BEGINNING) -> int | None:
         """This rank's microbatches from ``start`` to the end of an epoch; None if not known."""
         total = known_length(self._loader)
         return None if total is None else self._part.length(total - start.offset)
 
-    def iterate(self, epoch: int, start: Start = _BEGINNING) -> Iterator[Produced]:
-        """This rank's microbatches of ``epoch`` from ``start`` on.
+    def iterate(
+        self, epoch: int, start: Start = _BEGINNING, num_before: int = 0
+    ) -> Iterator[Produced]:
+        """This rank's microbatches of ``epoch`` from ``start`` on, or this worker's among them.
+
+        Args:
+            epoch: Number of the epoch.
+            start: Where to begin.
+            num_before: How many of this rank's come before that.
 
         Raises:
             ResumeMismatchError: The data is not what ``start`` expects.
@@ -70,14 +91,16 @@ class Source:
         loader = self._loader
         self._is_used_up = isinstance(loader, Iterator)  # good for one epoch
         described = describe(loader)
-        yield Described(described)
+        yield Described(described, self.num_workers)
         changed = differences(start.described, described)
         if isinstance(loader, DataLoader) and self._generators is not None:
+            if self._worker is not None:
+                self._worker.begin(epoch)
             self._generators.enter(epoch, self._draw_epoch)
             set_epoch_of(loader, epoch)
             items = Indices(loader, self._seeder, epoch, self._part, start)
             yield from _mismatches([*changed, *items.differences], start, epoch)
-            yield from self._iterate_map(loader, epoch, items)
+            yield from self._iterate_map(loader, epoch, items, num_before)
             self._generators.leave(epoch)
         else:
             set_epoch_of(loader, epoch)
@@ -87,9 +110,14 @@ class Source:
     def _use(self, loader: Iterable[Any]) -> None:
         self._loader = loader
         self._is_used_up = False
-        is_map = isinstance(loader, DataLoader) and _is_map_style(loader)
-        self._generators = EpochGenerators(loader) if is_map else None  # type: ignore[arg-type]
-        self._workers = None
+        self._generators = self._worker = self._workers = None
+        if isinstance(loader, DataLoader) and _is_map_style(loader):
+            self._generators = EpochGenerators(loader)
+            if loader.num_workers > 0:
+                if self._worker_number is None:
+                    self._workers = WorkerLoader(loader, self._seeder)
+                else:
+                    self._worker = Worker(loader, self._worker_number, self._seeder)
 
     def _build(self) -> Iterable[Any]:
         self._seeder.seed_factory()
@@ -118,14 +146,13 @@ class Source:
             pass
 
     def _iterate_map(
-        self, loader: DataLoader[Any], epoch: int, items: Indices
+        self, loader: DataLoader[Any], epoch: int, items: Indices, num_before: int
     ) -> Iterator[Delivered]:
-        if loader.num_workers > 0:
-            if self._workers is None:
-                self._workers = WorkerLoader(loader, self._seeder)
+        if self._workers is not None:
             yield from self._workers.iterate(epoch, items)
             return
-        for _, index, mark in items:
+        own = items if self._worker is None else self._worker.own(items, num_before)
+        for _, index, mark in own:
             # In no variable: a large one is freed before the next is made.
             yield Delivered(_make(loader, index), mark)
 

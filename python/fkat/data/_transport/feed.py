@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from operator import add
 from typing import Protocol
 
@@ -25,6 +25,11 @@ class LoaderStats:
         num_restarts: Producers that took the place of a dead one.
         pinned_nbytes: Bytes of the ring that are page-locked now, as sources of copies to a device.
         pinning_s: Seconds spent in page-locking.
+        ring_nbytes: Bytes of memory behind the ring now: what is published, what is free to be
+            written again, and what the user keeps.
+        budget_nbytes: What of that may be published or free (see ``memory_budget_nbytes``).
+        cgroup_nbytes: The container's limit: the smallest of this process's memory cgroups when
+            the producer was started; 0 where none has one.
     """
 
     num_microbatches: int = 0
@@ -35,9 +40,14 @@ class LoaderStats:
     num_restarts: int = 0
     pinned_nbytes: int = 0
     pinning_s: float = 0.0
+    ring_nbytes: int = 0
+    budget_nbytes: int = 0
+    cgroup_nbytes: int = 0
 
     def __add__(self, other: LoaderStats) -> LoaderStats:
-        return LoaderStats(*map(add, astuple(self), astuple(other)))
+        total = LoaderStats(*map(add, astuple(self), astuple(other)))
+        # The one thing that several producers share.
+        return replace(total, cgroup_nbytes=max(self.cgroup_nbytes, other.cgroup_nbytes))
 
 
 class Feed(Protocol):

@@ -18,7 +18,7 @@ import torch
 
 from fkat.data import _core
 from fkat.data._source.note import Produced
-from fkat.data._transport import stack
+from fkat.data._transport import stack, unshared_fds
 from fkat.data._transport.inherited_fd import InheritedFd
 from fkat.data._transport.record import pack
 from fkat.data._transport.remote_error import dump_error
@@ -38,6 +38,7 @@ class ProducerArgs:
 
 def main(args: ProducerArgs) -> None:
     """Body of the producer process."""
+    unshared_fds.close()
     stack.answer_on(args.answers_fd.fd)
     _detach_from_trainer(args.trainer_pidfd.fd)
     torch.set_num_threads(1)  # as DataLoader's workers do: one core a producer
@@ -80,6 +81,7 @@ def _serve(producer: _core.Producer, work: Work) -> None:
             if source is None:
                 producer.enter_factory()
                 source = work.open()
+                producer.share_budget(source.num_workers)
             length = source.length(pass_.epoch)
             producer.announce_length(_core.LENGTH_UNKNOWN if length is None else length)
             for produced in _wanted(producer, pass_, source):

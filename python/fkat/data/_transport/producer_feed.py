@@ -15,10 +15,11 @@ import torch
 from fkat.data import _core
 from fkat.data._device import cuda
 from fkat.data._source.note import Delivered, Produced
-from fkat.data._transport import stall
+from fkat.data._transport import process_limits, stall
 from fkat.data._transport.feed import LoaderStats
+from fkat.data._transport.interruption import slices
 from fkat.data._transport.producer_process import ProducerProcess
-from fkat.data._transport.reader import Arrival, HostReader, Reader, moved
+from fkat.data._transport.reader import Arrival, Arrived, HostReader, Reader, moved
 from fkat.data._transport.remote_error import load_error
 from fkat.data._transport.staged_reader import StagedReader, can_stage
 from fkat.data._transport.work import Work
@@ -101,6 +102,8 @@ class ProducerFeed:
         self._of_the_dead = LoaderStats()  # what only their rings knew
         self._left: deque[Arrival] = deque()  # of a reader for another device
         self._budget_nbytes = options.ring_budget_nbytes
+        self._num_rings = 1  # that share the budget and the window
+        self._cgroup_nbytes = _core.memory_limit()[2]
         self._epoch = 0
         self._device = device
         self._open(work)
@@ -109,9 +112,11 @@ class ProducerFeed:
         options = self._options
         self._ring = _core.Ring.create(options.num_slots, options.max_microbatch_nbytes)
         self._consumer = _core.Consumer(self._ring, options.window, MAX_LEASES)
+        self._consumer.share_window(self._num_rings)
         # First: no producer for a device that is not there.
         self._reader = self._open_reader(self._device)
-        self._process = ProducerProcess(work, self._ring, self._budget_nbytes, options.context)
+        with process_limits.told():
+            self._process = ProducerProcess(work, self._ring, self._budget_nbytes, options.context)
         self._consumer.watch(self._process.pidfd)
 
     @property
@@ -124,6 +129,11 @@ class ProducerFeed:
         self._left.clear()
         self._reader.drop()
         self._consumer.begin_pass(epoch, start)
+
+    def share(self, num_rings: int) -> None:
+        """The window is that of so many rings together; the producers divide the budget alone."""
+        self._num_rings = num_rings
+        self._consumer.share_window(num_rings)
 
     def replace(self, work: Work, goes_on: bool) -> None:
         pinning_s, stall_s = self._reader.pinning()[1], self._consumer.stats.stall_s
@@ -143,10 +153,10 @@ class ProducerFeed:
                 self._left.popleft()
             else:
                 try:
-                    produced, nbytes, is_copy = self._reader.next(self._patience_s, number)
+                    produced, nbytes, is_copy = self._read(self._patience_s, number)
                 except _core.DeadlinePassedError:
                     self._tell_stall("microbatch")
-                    produced, nbytes, is_copy = self._reader.next(None, number)
+                    produced, nbytes, is_copy = self._read(None, number)
         except _core.ProducerExitedError:
             raise self._gone() from None
         if type(produced) is Delivered:
@@ -156,6 +166,14 @@ class ProducerFeed:
             if is_copy and not self._has_warned:
                 self._warn_of_copies()
         return produced
+
+    def _read(self, timeout_s: float | None, number: int) -> Arrived:
+        for slice_s in slices(timeout_s):
+            try:
+                return self._reader.next(slice_s, number)
+            except _core.DeadlinePassedError as passed:
+                last = passed
+        raise last
 
     def length(self) -> int | None:
         try:
@@ -181,6 +199,9 @@ class ProducerFeed:
             self._consumer.stats.stall_s,
             pinned_nbytes=pinned_nbytes,
             pinning_s=pinning_s,
+            ring_nbytes=self._ring_nbytes(),
+            budget_nbytes=self._own_budget_nbytes,
+            cgroup_nbytes=self._cgroup_nbytes,
         )
 
     def stop(self) -> None:
@@ -233,10 +254,17 @@ class ProducerFeed:
     def report(self) -> str:
         """What the producer does, for a person to read."""
         view = self._ring.look()
-        used_nbytes = max(512 * os.fstat(self._ring.fd).st_blocks - view.leased_nbytes, 0)
+        used_nbytes = max(self._ring_nbytes() - view.leased_nbytes, 0)
         state, stack = self._process.state_and_stack()
         who = f"{self._name} (pid {self.pid})"
-        return stall.describe(who, view, used_nbytes, self._budget_nbytes, state, stack)
+        return stall.describe(who, view, used_nbytes, self._own_budget_nbytes, state, stack)
+
+    @property
+    def _own_budget_nbytes(self) -> int:
+        return self._budget_nbytes // self._num_rings
+
+    def _ring_nbytes(self) -> int:
+        return 512 * os.fstat(self._ring.fd).st_blocks
 
     def _gone(self) -> BaseException:
         if util.is_exiting():

@@ -5,17 +5,19 @@ from __future__ import annotations
 import operator
 import os
 import pickle
+import runpy
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import resource_tracker, util
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from fkat.data import _core
-from fkat.data._transport import stack, stall
-from fkat.data._transport.inherited_fd import InheritedFd
+from fkat.data._transport import process_group, stack, stall, unshared_fds
+from fkat.data._transport.inherited_fd import InheritedFd, InheritedFdNumber
 from fkat.data._transport.locate import describe_unpicklable
 from fkat.data._transport.producer import ProducerArgs, main
 from fkat.data._transport.work import Work
@@ -23,6 +25,8 @@ from fkat.data.errors import ProducerDiedError
 
 _GRACE_S = 0.5  # for user code to return, before the producer is killed
 _PROFILER_GRACE_S = 10.0  # for a profiler to write its report
+
+_NEW_INTERPRETER = str(Path(__file__).with_name("new_interpreter.py"))
 
 
 class ProducerProcess:
@@ -41,6 +45,7 @@ class ProducerProcess:
     def __init__(
         self, work: Work, ring: _core.Ring, memory_budget_nbytes: int, context: BaseContext
     ) -> None:
+        self._ring = ring
         self._answers_fd, write_fd = stack.open_pipe()
         try:
             self._process = _start(work, ring, memory_budget_nbytes, context, write_fd)
@@ -62,6 +67,9 @@ class ProducerProcess:
         except ProcessLookupError:
             raise self.death() from None
         files.callback(os.close, self.pidfd)
+        fds = (self._answers_fd, self._process.sentinel, self.pidfd)
+        files.callback(unshared_fds.discard, fds)  # the first thing that is done at the end
+        unshared_fds.add(ring, fds)
 
     def state_and_stack(self) -> tuple[str, str]:
         """What `stall.process_state` and `stack.ask` say of it. Takes half a second at most."""
@@ -72,19 +80,31 @@ class ProducerProcess:
         _end_group(self.pid)
         self._process.join(1.0)
         exit_code = self._process.exitcode
-        if exit_code is None:
-            how = "is gone"
-        elif exit_code < 0:
-            how = f"was killed by {_signal_name(-exit_code)}"
-            if -exit_code == signal.SIGKILL:
-                how += " (perhaps by the kernel, for want of memory: see dmesg)"
-        else:
-            how = f"exited with code {exit_code} in the middle of its work"
-        message = (
-            f"the producer (pid {self.pid}) {how}; every microbatch that it had published was "
-            "delivered"
+        # By itself, before it had attached to the ring: the next one would end so, too.
+        has_begun = not (
+            exit_code is not None and exit_code >= 0 and self._ring.look().activity == "starting"
         )
-        return ProducerDiedError(message, self.pid, exit_code)
+        text = f"the producer (pid {self.pid}) {_how_it_ended(exit_code, has_begun)}"
+        return ProducerDiedError(text, self.pid, exit_code, has_begun)
+
+
+def _how_it_ended(exit_code: int | None, has_begun: bool) -> str:
+    if not has_begun:
+        return (
+            f"exited with code {exit_code} before it could begin, and another one would, too: see "
+            "what it wrote to standard error. Under spawn and forkserver it imports the main "
+            'script anew, so what that does must stand below `if __name__ == "__main__":`, and '
+            "what it imports must be found there"
+        )
+    if exit_code is None:
+        how = "is gone"
+    elif exit_code < 0:
+        how = f"was killed by {_signal_name(-exit_code)}"
+        if -exit_code == signal.SIGKILL:
+            how += " (perhaps by the kernel, for want of memory: see dmesg)"
+    else:
+        how = f"exited with code {exit_code} in the middle of its work"
+    return f"{how}; every microbatch that it had published was delivered"
 
 
 def _start(
@@ -96,12 +116,13 @@ def _start(
 ) -> BaseProcess:
     trainer_pidfd = os.pidfd_open(os.getpid())
     try:
-        answers_fd = InheritedFd(answers_write_fd)
+        trainer_fd, answers_fd = InheritedFd(trainer_pidfd), InheritedFd(answers_write_fd)
         args = ProducerArgs(
-            work, InheritedFd(ring.fd), InheritedFd(trainer_pidfd), answers_fd, memory_budget_nbytes
+            work, InheritedFd(ring.fd), trainer_fd, answers_fd, memory_budget_nbytes
         )
+        name = _ProducerName(trainer_fd, answers_fd)
         process: BaseProcess = context.Process(  # type: ignore[attr-defined]
-            target=main, args=(args,), name=_ProducerName(answers_fd), daemon=False
+            target=main, args=(args,), name=name, daemon=False
         )
         try:
             with _sigint_blocked(context):
@@ -120,28 +141,37 @@ def _start(
 
 
 class _ProducerName(str):
-    """A producer's name; what unpickles it ignores SIGINT, and answers with its stacks, from then.
+    """A producer's name; to unpickle it does what `new_interpreter.begin` does.
 
-    Ctrl-C at a terminal reaches a new interpreter, too. Under spawn and forkserver the name is
-    among the first that multiprocessing sends there, before it imports ``__main__`` and with it
-    torch (which Ctrl-C would abort, and which can take minutes from a slow file system). Python's
-    own functions do it, for our modules import torch as well.
+    Under spawn and forkserver the name is among the first that multiprocessing sends to a new
+    interpreter, before it imports ``__main__`` and with it torch. From a slow file system that can
+    take minutes, in which Ctrl-C at a terminal reaches it (and torch, imported, would abort), the
+    trainer may be killed, or ask what it does.
     """
 
-    _hooks: tuple[Any, ...]
+    _arguments: dict[str, Any]
 
-    def __new__(cls, answers_fd: InheritedFd) -> _ProducerName:
+    def __new__(cls, trainer_pidfd: InheritedFd, answers_fd: InheritedFd) -> _ProducerName:
         name = super().__new__(cls, "fkat.data producer")
-        name._hooks = (_IgnoredSigint(), stack.AnswersWhenUnpickled(answers_fd))
+        name._arguments = {
+            "core_path": _core.__file__,
+            "trainer_pidfd": InheritedFdNumber(trainer_pidfd),
+            "answers_fd": InheritedFdNumber(answers_fd),
+            "answer_signal": int(stack.SIGNAL),
+        }
         return name
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return operator.getitem, ([str(self), *self._hooks], 0)
+        return operator.getitem, ([str(self), _Begun(self._arguments)], 0)
 
 
-class _IgnoredSigint:
+class _Begun:
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        self._arguments = arguments
+
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return signal.signal, (signal.SIGINT, signal.SIG_IGN)
+        # Not by reference: that would import our package.
+        return runpy.run_path, (_NEW_INTERPRETER, {"arguments": self._arguments})
 
 
 @contextmanager
@@ -168,9 +198,8 @@ def _end_group(pid: int) -> None:
     While nobody runs under the producer's number, a group of that number can only be the
     producer's; under forkserver it was reaped before we could ask for it as a child.
     """
-    with suppress(OSError):
-        if not _is_running(pid):
-            os.killpg(pid, signal.SIGKILL)
+    if not _is_running(pid):
+        process_group.kill(pid)
 
 
 def _is_running(pid: int) -> bool:
@@ -197,11 +226,13 @@ def _end(ring: _core.Ring, process: BaseProcess, grace_s: float) -> None:
         with suppress(ProcessLookupError, PermissionError):
             # It leads a group of its own, with the workers that user code started.
             if os.getpgid(process.pid) == process.pid:
-                os.killpg(process.pid, signal.SIGKILL)
+                process_group.kill(process.pid)
         process.kill()
         process.join()
     if process.pid is not None:
         _end_group(process.pid)
+    if not util.is_exiting():  # then all of it is gone in a moment
+        ring.retire()
 
 
 def _signal_name(number: int) -> str:

@@ -12,11 +12,7 @@ import re
 import select
 import signal
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
-
-from fkat.data._transport.inherited_fd import InheritedFd, InheritedFdNumber
 
 # Ignored by default, so it does no harm to a producer that has not come as far as to handle it, or
 # whose user code has taken it. Next to nobody has: it tells of urgent data on a socket, and Go
@@ -39,16 +35,6 @@ def answer_on(fd: int) -> None:
     """Write this process's stacks to ``fd`` whenever `SIGNAL` comes. For the producer only."""
     faulthandler.register(SIGNAL, fd, all_threads=True, chain=False)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {SIGNAL})
-
-
-class AnswersWhenUnpickled:
-    """Does what `answer_on` does in the process that unpickles it, before any import of ours."""
-
-    def __init__(self, fd: InheritedFd) -> None:
-        self._fd = fd
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return faulthandler.register, (SIGNAL, InheritedFdNumber(self._fd), True, False)
 
 
 def open_pipe() -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from fkat.data._seeding import Seeder
@@ -15,6 +15,10 @@ from fkat.data._source.source import Source
 
 class PassSource(Protocol):
     """Microbatches by pass; lives in the producer."""
+
+    @property
+    def num_workers(self) -> int:
+        """How many producers share the work and its memory budget, this one included."""
 
     def iterate(self, epoch: int, start: int) -> Iterator[Produced]:
         """What to deliver of ``epoch``; ``start`` is what the trainer began the pass with."""
@@ -55,13 +59,22 @@ class Resume:
 
 @dataclass(frozen=True)
 class LoaderWork:
-    """The microbatches of one loader, epoch after epoch."""
+    """The microbatches of one loader, epoch after epoch, or those of one of its workers.
+
+    Attributes:
+        worker: As in `Source`.
+    """
 
     factory: Callable[[], Iterable[Any]]
     seeder: Seeder
     profiler: Any = None
     part: Part = WHOLE
     resume: Resume | None = None
+    worker: int | None = None
+
+    def of_worker(self, number: int) -> LoaderWork:
+        """The part of worker ``number``."""
+        return replace(self, worker=number)
 
     def open(self) -> PassSource:
         """Run the user's factory."""
@@ -70,13 +83,17 @@ class LoaderWork:
 
 class _LoaderPasses:
     def __init__(self, work: LoaderWork) -> None:
-        self._source = Source(work.factory, work.seeder, work.part)
+        self._source = Source(work.factory, work.seeder, work.part, work.worker)
         self._resume = work.resume
+
+    @property
+    def num_workers(self) -> int:
+        return self._source.num_workers
 
     def iterate(self, epoch: int, start: int) -> Iterator[Produced]:
         del start
         if self._resume is not None and self._resume.epoch == epoch:
-            return self._source.iterate(epoch, self._resume.start)
+            return self._source.iterate(epoch, self._resume.start, self._resume.num_finished)
         return self._source.iterate(epoch)
 
     def length(self, epoch: int) -> int | None:
