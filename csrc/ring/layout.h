@@ -100,8 +100,8 @@ struct alignas(kLine) ReaderLine {
   alignas(kLine) Doorbell published;        // rung by the producer on every publication
 };
 
-// FREE -> WRITING -> READY -> LEASED -> FREE; WRITING -> FREE when abandoned, READY -> FREE when the
-// ring is retired.
+// FREE -> WRITING -> READY -> LEASED -> FREE; WRITING -> FREE when abandoned, READY -> FREE when
+// the ring is retired.
 enum class SlotState : std::uint32_t { kFree = 0, kWriting = 1, kReady = 2, kLeased = 3 };
 
 struct alignas(kLine) SlotLine {
