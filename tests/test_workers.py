@@ -10,40 +10,19 @@ from functools import partial
 import psutil
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    default_collate,
+    get_worker_info,
+)
 
 from fkat.data import ShardedDataLoader, ShmDataLoader
+from tests.who_made_it import BATCH_SIZE, NUM_BATCHES, WhoMadeIt, plain, rest, who_made_it
 
 # torch's word about more workers than this machine has cores.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
-
-LENGTH = 20
-BATCH_SIZE = 3
-NUM_BATCHES = 7
-
-
-class WhoMadeIt(Dataset):
-    """A sample is its index, and who made it: as `get_worker_info` says."""
-
-    def __len__(self):
-        return LENGTH
-
-    def __getitem__(self, index):
-        info = get_worker_info()
-        assert info.dataset is self
-        return index, info.id, info.num_workers
-
-
-def who_made_it(num_workers, shuffle=True, **options):
-    return DataLoader(WhoMadeIt(), BATCH_SIZE, shuffle, num_workers=num_workers, **options)
-
-
-def plain(microbatch):
-    return [part.tolist() for part in microbatch]
-
-
-def rest(loader):
-    return [plain(microbatch) for microbatch in iter(loader.__next__, None)]
 
 
 def producers():

@@ -1,6 +1,8 @@
 #include "bindings/dlpack.h"
 
+#include <algorithm>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
 
@@ -34,6 +36,7 @@ static_assert(sizeof(DLManagedTensor) == 64 && sizeof(DType) == 4);
 
 struct ExportedTensor {
   DLManagedTensor managed;
+  std::int64_t size = 0;  // of one dimension, where nothing else keeps it
   std::shared_ptr<const void> owner;
 };
 
@@ -65,7 +68,7 @@ DType dtype_of(const char* format, Py_ssize_t itemsize) {
 
 }  // namespace
 
-LeafImport::LeafImport(const py::list& leaves) {
+LeafImport::LeafImport(const py::list& leaves, const Draft* draft) : draft_(draft) {
   sources_.reserve(leaves.size());
   owned_.reserve(leaves.size());
   buffers_.reserve(leaves.size());
@@ -86,6 +89,12 @@ LeafImport::~LeafImport() {
   for (PyObject* object : owned_) Py_DECREF(object);
 }
 
+bool LeafImport::displace() {
+  bool was_placed = false;
+  for (LeafSource& source : sources_) was_placed |= std::exchange(source.placed, 0) != 0;
+  return was_placed;
+}
+
 std::int64_t* LeafImport::new_dims(std::size_t count) {
   return dims_.emplace_back(std::make_unique<std::int64_t[]>(count)).get();
 }
@@ -104,14 +113,24 @@ void LeafImport::add_tensor(PyObject* capsule) {
     for (std::size_t i = ndim; i-- > 0; stride *= tensor.shape[i]) dims[i] = stride;
     strides = dims;
   }
-  // The capsule keeps shape, strides and data; it is only looked into, never consumed.
-  Py_INCREF(capsule);
-  owned_.push_back(capsule);
-  sources_.push_back({LeafKind::kTensor,
-                      tensor.dtype,
-                      static_cast<const std::byte*>(tensor.data) + tensor.byte_offset,
-                      {tensor.shape, ndim},
-                      {strides, ndim}});
+  LeafSource source{LeafKind::kTensor,
+                    tensor.dtype,
+                    static_cast<const std::byte*>(tensor.data) + tensor.byte_offset,
+                    {tensor.shape, ndim},
+                    {strides, ndim}};
+  if (draft_ != nullptr) source.placed = draft_->offset_of(source.data, source.nbytes());
+  if (source.placed != 0) {
+    std::int64_t* dims = new_dims(2 * ndim);
+    std::copy_n(tensor.shape, ndim, dims);
+    std::copy_n(strides, ndim, dims + ndim);
+    source.shape = {dims, ndim};
+    source.strides = {dims + ndim, ndim};
+  } else {
+    // The capsule keeps shape, strides and data; it is only looked into, never consumed.
+    Py_INCREF(capsule);
+    owned_.push_back(capsule);
+  }
+  sources_.push_back(source);
 }
 
 void LeafImport::add_array(PyObject* object) {
@@ -126,11 +145,17 @@ void LeafImport::add_array(PyObject* object) {
     dims[i] = buffer.shape[i];
     dims[ndim + i] = buffer.strides[i] / buffer.itemsize;
   }
-  sources_.push_back({LeafKind::kArray,
-                      dtype_of(buffer.format, buffer.itemsize),
-                      static_cast<const std::byte*>(buffer.buf),
-                      {dims, ndim},
-                      {dims + ndim, ndim}});
+  LeafSource source{LeafKind::kArray,
+                    dtype_of(buffer.format, buffer.itemsize),
+                    static_cast<const std::byte*>(buffer.buf),
+                    {dims, ndim},
+                    {dims + ndim, ndim}};
+  if (draft_ != nullptr) source.placed = draft_->offset_of(source.data, source.nbytes());
+  if (source.placed != 0) {
+    PyBuffer_Release(&buffer);
+    buffers_.pop_back();
+  }
+  sources_.push_back(source);
 }
 
 std::uint32_t dtype_key(DType dtype) {
@@ -144,6 +169,35 @@ std::uint32_t dtype_key(const py::object& capsule) {
   return dtype_key(managed->tensor.dtype);
 }
 
+namespace {
+
+py::object export_managed(std::unique_ptr<ExportedTensor> exported,
+                          std::shared_ptr<const void> owner) {
+  exported->owner = std::move(owner);
+  PyObject* capsule = PyCapsule_New(&exported->managed, kCapsuleName, destroy_capsule);
+  if (capsule == nullptr) throw py::error_already_set();
+  exported.release();
+  return py::reinterpret_steal<py::object>(capsule);
+}
+
+}  // namespace
+
+py::object export_bytes(std::byte* memory, std::uint64_t nbytes,
+                        std::shared_ptr<const void> owner) {
+  auto exported = std::make_unique<ExportedTensor>();
+  exported->size = static_cast<std::int64_t>(nbytes);
+  exported->managed = {{.data = memory,
+                        .device = {kCpu, 0},
+                        .ndim = 1,
+                        .dtype = {1, 8, 1},
+                        .shape = &exported->size,
+                        .strides = nullptr,
+                        .byte_offset = 0},
+                       exported.get(),
+                       delete_exported};
+  return export_managed(std::move(exported), std::move(owner));
+}
+
 py::object export_tensor(const Leaf& leaf, std::byte* frame, std::shared_ptr<const void> owner) {
   auto exported = std::make_unique<ExportedTensor>();
   exported->managed = {{.data = frame + leaf.offset,
@@ -155,11 +209,7 @@ py::object export_tensor(const Leaf& leaf, std::byte* frame, std::shared_ptr<con
                         .byte_offset = 0},
                        exported.get(),
                        delete_exported};
-  exported->owner = std::move(owner);
-  PyObject* capsule = PyCapsule_New(&exported->managed, kCapsuleName, destroy_capsule);
-  if (capsule == nullptr) throw py::error_already_set();
-  exported.release();
-  return py::reinterpret_steal<py::object>(capsule);
+  return export_managed(std::move(exported), std::move(owner));
 }
 
 }  // namespace fkat

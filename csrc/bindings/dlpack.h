@@ -12,6 +12,7 @@
 #include <span>
 #include <vector>
 
+#include "ring/draft.h"
 #include "ring/frame.h"
 
 namespace fkat {
@@ -21,19 +22,24 @@ namespace fkat {
 // both ends of its life.
 class LeafImport {
  public:
-  // Throws ArgumentError for what cannot be a leaf: the codec should have sent it another way.
-  explicit LeafImport(const pybind11::list& leaves);
+  // Of leaves that lie in `draft` (may be nullptr) nothing is kept alive. Throws ArgumentError for
+  // what cannot be a leaf: the codec should have sent it another way.
+  LeafImport(const pybind11::list& leaves, const Draft* draft);
   ~LeafImport();
   LeafImport(const LeafImport&) = delete;
   LeafImport& operator=(const LeafImport&) = delete;
 
   std::span<const LeafSource> sources() const { return sources_; }
 
+  // From now on every leaf is to be copied, wherever it lies. Whether some lies in the draft.
+  bool displace();
+
  private:
   void add_tensor(PyObject* capsule);
   void add_array(PyObject* object);
   std::int64_t* new_dims(std::size_t count);
 
+  const Draft* draft_;
   std::vector<LeafSource> sources_;
   std::vector<PyObject*> owned_;
   std::vector<Py_buffer> buffers_;
@@ -44,6 +50,10 @@ class LeafImport {
 // release needs neither the GIL nor Python.
 pybind11::object export_tensor(const Leaf& leaf, std::byte* frame,
                                std::shared_ptr<const void> owner);
+
+// A capsule that gives memory of a draft to from_dlpack, as `nbytes` of uint8.
+pybind11::object export_bytes(std::byte* memory, std::uint64_t nbytes,
+                              std::shared_ptr<const void> owner);
 
 // A number for each element type, the same for a leaf and for a tensor's capsule.
 std::uint32_t dtype_key(DType dtype);

@@ -61,6 +61,7 @@ Consumer::Consumer(std::shared_ptr<Ring> ring, std::uint32_t reader, std::uint32
 void Consumer::share_window(std::uint32_t num_rings) {
   const std::uint32_t num_shares = std::max(num_rings, 1u);
   num_prefetches_ = num_prefetches_ / num_shares + (num_prefetches_ % num_shares != 0);
+  if (pass_ != 0) allow(acquired_seq_ + num_prefetches_);  // what it was granted before is too much
 }
 
 void Consumer::begin_pass(std::uint64_t epoch, std::uint64_t start) {

@@ -101,16 +101,25 @@ bool LeafSource::is_dense() const {
 }
 
 FrameWriter::FrameWriter(std::span<const LeafSource> leaves, std::span<const std::byte> structure)
-    : leaves_(leaves), structure_(structure), table_nbytes_(0) {
+    : leaves_(leaves),
+      structure_(structure),
+      table_nbytes_(0),
+      placed_offset_(std::numeric_limits<std::uint64_t>::max()) {
   std::uint64_t tensors_nbytes = 0;
   std::uint64_t arrays_nbytes = 0;
+  std::uint64_t placed_end = 0;
   for (const LeafSource& leaf : leaves) {
     table_nbytes_ += sizeof(LeafRecord) + 16 * leaf.shape.size();
-    (leaf.kind == LeafKind::kTensor ? tensors_nbytes : arrays_nbytes) +=
-        round_up(leaf.nbytes(), kLeafAlignment);
+    const std::uint64_t nbytes = round_up(leaf.nbytes(), kLeafAlignment);
+    if (leaf.placed != 0) {
+      placed_offset_ = std::min(placed_offset_, leaf.placed);
+      placed_end = std::max(placed_end, leaf.placed + nbytes);
+    } else {
+      (leaf.kind == LeafKind::kTensor ? tensors_nbytes : arrays_nbytes) += nbytes;
+    }
   }
-  tensors_offset_ =
-      round_up(sizeof(FrameHeader) + table_nbytes_ + structure.size(), kLeafAlignment);
+  head_nbytes_ = round_up(sizeof(FrameHeader) + table_nbytes_ + structure.size(), kLeafAlignment);
+  tensors_offset_ = std::max(head_nbytes_, placed_end);
   arrays_offset_ = tensors_offset_ + tensors_nbytes;
   nbytes_ = arrays_offset_ + arrays_nbytes;
 }
@@ -126,8 +135,9 @@ void FrameWriter::write(std::byte* slot) const {
   std::uint64_t tensor_offset = tensors_offset_;
   std::uint64_t array_offset = arrays_offset_;
   for (const LeafSource& leaf : leaves_) {
-    std::uint64_t& offset = leaf.kind == LeafKind::kTensor ? tensor_offset : array_offset;
+    std::uint64_t& next = leaf.kind == LeafKind::kTensor ? tensor_offset : array_offset;
     const std::uint64_t nbytes = leaf.nbytes();
+    const std::uint64_t offset = leaf.placed != 0 ? leaf.placed : next;
     const auto ndim = static_cast<std::uint8_t>(leaf.shape.size());
     const LeafRecord record{offset, nbytes, leaf.dtype, leaf.kind, ndim, 0};
     std::memcpy(record_at, &record, sizeof record);
@@ -138,8 +148,9 @@ void FrameWriter::write(std::byte* slot) const {
       std::memcpy(record_at, leaf.strides.data(), 8 * leaf.strides.size());
       record_at += 8 * leaf.strides.size();
     }
+    if (leaf.placed != 0) continue;
     if (nbytes != 0) std::memcpy(slot + offset, leaf.data, nbytes);
-    offset += round_up(nbytes, kLeafAlignment);
+    next += round_up(nbytes, kLeafAlignment);
   }
   if (!structure_.empty()) std::memcpy(record_at, structure_.data(), structure_.size());
 

@@ -46,6 +46,10 @@ struct LeafSource {
   std::span<const std::int64_t> shape;
   std::span<const std::int64_t> strides;
 
+  // Where `data` is, if it is in the slot already: an offset in the frame to be, a multiple of
+  // kLeafAlignment. 0: somewhere else, to be copied.
+  std::uint64_t placed = 0;
+
   std::uint64_t nbytes() const;
   bool is_dense() const;
 };
@@ -64,17 +68,24 @@ struct Leaf {
 };
 
 // The size of a frame, then its bytes. Keeps references: the sources must outlive it.
+//
+// What is copied comes behind everything that is placed; header, table and structure come before,
+// so whoever places leaves leaves room for them (`head_fits` says whether it was enough).
 class FrameWriter {
  public:
   FrameWriter(std::span<const LeafSource> leaves, std::span<const std::byte> structure);
 
   std::uint64_t nbytes() const { return nbytes_; }
+  std::uint64_t head_nbytes() const { return head_nbytes_; }
+  bool head_fits() const { return head_nbytes_ <= placed_offset_; }
   void write(std::byte* slot) const;
 
  private:
   std::span<const LeafSource> leaves_;
   std::span<const std::byte> structure_;
   std::uint64_t table_nbytes_;
+  std::uint64_t head_nbytes_;
+  std::uint64_t placed_offset_;  // the first that is placed
   std::uint64_t tensors_offset_;
   std::uint64_t arrays_offset_;
   std::uint64_t nbytes_;

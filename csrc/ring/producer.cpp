@@ -86,10 +86,33 @@ Turn Producer::claim(const Pass& pass, std::uint64_t nbytes, std::uint32_t& slot
   return Turn::kWait;
 }
 
+std::optional<Draft> Producer::try_draft(std::uint64_t head_nbytes) {
+  // The largest of the last few; and it has a larger head than what was copied into its slot.
+  const std::uint64_t largest = std::ranges::max(last_nbytes_);
+  if (largest == 0) return std::nullopt;
+  const std::uint64_t nbytes = std::min(largest + head_nbytes, pool_.max_nbytes());
+  std::optional<std::uint32_t> slot;
+  try {
+    slot = pool_.try_claim_for_draft(nbytes);
+  } catch (const OutOfMemory&) {
+    return std::nullopt;  // it was a guess: what the microbatch really needs may be there
+  }
+  if (!slot) return std::nullopt;
+  FKAT_CRASH_POINT("producer.claimed");
+  return Draft(*slot, slot_data(*slot), pool_.committed_nbytes(*slot), head_nbytes);
+}
+
 void Producer::publish(const Pass& pass, std::uint64_t position, std::uint32_t slot,
                        std::uint64_t nbytes) {
   FKAT_CRASH_POINT("producer.written");
+  last_nbytes_[published_seq_ % last_nbytes_.size()] = nbytes;
   append_slot(RecordKind::kMicrobatch, pass, position, slot, nbytes);
+}
+
+void Producer::publish_draft(const Pass& pass, std::uint64_t position, std::uint32_t slot,
+                             std::uint64_t nbytes) {
+  pool_.remember(nbytes);
+  publish(pass, position, slot, nbytes);
 }
 
 void Producer::publish_end(const Pass& pass, std::uint64_t count) {

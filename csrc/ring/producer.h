@@ -10,11 +10,14 @@
 
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 
+#include "ring/draft.h"
 #include "ring/ring.h"
 #include "ring/slot_pool.h"
 
@@ -53,10 +56,21 @@ class Producer {
   Turn claim(const Pass& pass, std::uint64_t nbytes, std::uint32_t& slot,
              std::chrono::nanoseconds slice);
 
+  // A slot with room for what the last few needed, if there is one at once. Never waits, never
+  // throws for want of memory. It is published (publish_draft) or abandoned; `keep` it while others
+  // use its memory.
+  std::optional<Draft> try_draft(std::uint64_t head_nbytes);
+
+  // Whether the trainer still wants this pass.
+  bool is_wanted(const Pass& pass) const { return status(pass) == Turn::kGo; }
+
   std::byte* slot_data(std::uint32_t slot) const { return ring_->slot_data(slot); }
 
   // Makes a claimed slot visible to every reader. Never blocks.
   void publish(const Pass& pass, std::uint64_t position, std::uint32_t slot, std::uint64_t nbytes);
+  void publish_draft(const Pass& pass, std::uint64_t position, std::uint32_t slot,
+                     std::uint64_t nbytes);
+  void keep(std::uint32_t slot) { pool_.keep(slot); }
   void abandon(std::uint32_t slot) { pool_.abandon(slot); }
 
   // The end of a pass after `count` microbatches of its epoch. Never blocks: room is reserved.
@@ -84,6 +98,7 @@ class Producer {
   SlotPool pool_;
   Activity activity_ = Activity::kStarting;
   std::uint64_t published_seq_ = 0;
+  std::array<std::uint64_t, 4> last_nbytes_{};  // of frames, as a guess for the next
 };
 
 }  // namespace fkat

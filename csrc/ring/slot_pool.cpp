@@ -27,7 +27,8 @@ SlotPool::SlotPool(std::shared_ptr<Ring> ring, std::uint64_t budget_nbytes)
       slots_(ring_->geometry().num_slots) {}
 
 void SlotPool::share_budget(std::uint32_t num_shares) {
-  budget_nbytes_ = round_up(budget_nbytes_ / std::max(num_shares, 1u), kCommitUnit);
+  num_shares_ = std::max(num_shares, 1u);
+  budget_nbytes_ = round_up(budget_nbytes_ / num_shares_, kCommitUnit);
 }
 
 // One look for each decision: a slot that comes back meanwhile rings the doorbell.
@@ -47,9 +48,14 @@ void SlotPool::look() {
 }
 
 bool SlotPool::Slot::counts() const {
+  if (is_kept) return false;
   if (unpinning == Unpinning::kAsked) return true;
   if (unpinning == Unpinning::kRefused && is_free()) return false;
   return state != SlotState::kLeased;
+}
+
+std::uint64_t SlotPool::max_nbytes() const {
+  return std::min(ring_->geometry().slot_nbytes, budget_nbytes_);
 }
 
 void SlotPool::check_size(std::uint64_t nbytes) const {
@@ -60,13 +66,21 @@ void SlotPool::check_size(std::uint64_t nbytes) const {
                         std::to_string(nbytes));
   }
   if (nbytes > budget_nbytes_) {
-    throw ArgumentError("a microbatch needs " + format_nbytes(nbytes) + ", the memory budget is " +
-                        format_nbytes(budget_nbytes_) +
-                        "; raise memory_budget_nbytes to at least " + std::to_string(nbytes));
+    throw ArgumentError(
+        "a microbatch needs " + format_nbytes(nbytes) + ", the memory budget is " +
+        format_nbytes(budget_nbytes_) +
+        (num_shares_ == 1 ? "" : " for each of " + std::to_string(num_shares_) + " workers") +
+        "; raise memory_budget_nbytes to at least " + std::to_string(nbytes * num_shares_));
   }
 }
 
 std::optional<std::uint32_t> SlotPool::try_claim(std::uint64_t nbytes) {
+  const auto slot = try_claim_for_draft(nbytes);
+  if (slot) remember(nbytes);
+  return slot;
+}
+
+std::optional<std::uint32_t> SlotPool::try_claim_for_draft(std::uint64_t nbytes) {
   check_size(nbytes);
   look();
   const auto slot = best_free(nbytes);
@@ -78,7 +92,6 @@ std::optional<std::uint32_t> SlotPool::try_claim(std::uint64_t nbytes) {
                       budget_nbytes_ - counted_without(*slot));
   }
   grow(*slot, wanted);
-  remember(nbytes);
   set_writing(*slot);
   return slot;
 }
@@ -89,6 +102,7 @@ void SlotPool::set_writing(std::uint32_t slot) {
 }
 
 void SlotPool::abandon(std::uint32_t slot) {
+  slots_[slot].is_kept = false;
   // Relaxed: nobody else ever looked at a WRITING slot.
   ring_->slot_line(slot).state.store(SlotState::kFree, std::memory_order_relaxed);
 }

@@ -39,12 +39,19 @@ class SlotPool {
   // Throws ArgumentError when `nbytes` can never fit, OutOfMemory when the kernel has no more.
   std::optional<std::uint32_t> try_claim(std::uint64_t nbytes);
 
+  // The same for a frame whose size is a guess; `remember` it when it is known.
+  std::optional<std::uint32_t> try_claim_for_draft(std::uint64_t nbytes);
+  void remember(std::uint64_t nbytes);
+
   // After a claim of `nbytes` in vain: free, page-locked slots whose memory it needs, as few as
   // suffice, in state WRITING. The caller publishes each to be unpinned. Nothing when that would
   // not help, or when enough is on its way back.
   std::vector<std::uint32_t> claim_pinned(std::uint64_t nbytes);
 
   void abandon(std::uint32_t slot);
+
+  // A claimed slot whose memory user code holds: it does not count, until it is abandoned.
+  void keep(std::uint32_t slot) { slots_[slot].is_kept = true; }
 
   // Backs a little of the memory that the next claims of `nbytes` will want; false when there is
   // nothing left to do. First touch costs some seven times a warm memcpy, so the producer does
@@ -54,6 +61,9 @@ class SlotPool {
   // The largest of the last claims: of 64 at least, and fewer than 128.
   std::uint64_t usual_nbytes() const { return std::max(usual_nbytes_, recent_nbytes_); }
 
+  // What a frame may have at most.
+  std::uint64_t max_nbytes() const;
+
   std::uint64_t committed_nbytes(std::uint32_t slot) const { return slots_[slot].committed_nbytes; }
 
  private:
@@ -62,6 +72,7 @@ class SlotPool {
   struct Slot {
     std::uint64_t committed_nbytes = 0;  // backed by memory
     Unpinning unpinning = Unpinning::kNotAsked;
+    bool is_kept = false;
     // As of the last look().
     SlotState state = SlotState::kFree;
     std::uint64_t pinned_nbytes = 0;  // of a free slot
@@ -79,11 +90,11 @@ class SlotPool {
   std::uint64_t with_headroom(std::uint64_t nbytes, std::uint64_t from) const;
   void grow(std::uint32_t slot, std::uint64_t nbytes);
   void shrink(std::uint32_t slot, std::uint64_t nbytes);
-  void remember(std::uint64_t nbytes);
   void set_writing(std::uint32_t slot);
 
   std::shared_ptr<Ring> ring_;
-  std::uint64_t budget_nbytes_;
+  std::uint32_t num_shares_ = 1;
+  std::uint64_t budget_nbytes_;  // of this share
   std::vector<Slot> slots_;
   std::uint32_t num_touched_ = 0;    // slots from here on were never used
   std::uint32_t num_recent_ = 0;     // claims since the last look at what they need

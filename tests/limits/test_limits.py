@@ -33,11 +33,11 @@ def test_too_few_descriptors_are_an_error(train, kind):
     [
         (
             "RLIMIT_AS=8000000000",
-            "mapping a segment of 13.0 GiB: this process may have 7.5 GiB (RLIMIT_AS, ulimit -v)",
+            "mapping a segment of 16.0 GiB: this process may have 7.5 GiB (RLIMIT_AS, ulimit -v)",
         ),
         (
             "RLIMIT_FSIZE=1000000",
-            "sizing a memfd of 13.0 GiB: this process may have 976.6 KiB (RLIMIT_FSIZE, ulimit -f)",
+            "sizing a memfd of 16.0 GiB: this process may have 976.6 KiB (RLIMIT_FSIZE, ulimit -f)",
         ),
     ],
     ids=["address_space", "file_size"],

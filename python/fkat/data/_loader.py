@@ -90,7 +90,7 @@ class FedLoader(ABC, Generic[T_co]):
         self._multiprocessing = arguments.boolean("multiprocessing", multiprocessing)
         self._restarts = Restarts(arguments.integer("max_restarts", max_restarts, minimum=0))
         self._feed: Feed | None = None
-        self._feed_begins: Place | None = None  # the middle of an epoch, if it begins there
+        self._feed_begins: set[Place | None] = set()  # where its producers begin, the dead too
         self._is_strict = True  # whether data that differs from a state's is an error
         self._resume: Place | None = None  # the place that was loaded, while in its epoch
         self._described: Description = ()
@@ -213,9 +213,9 @@ class FedLoader(ABC, Generic[T_co]):
     def _restart(self, epoch: int) -> None:
         if self._resume is not None and self._resume.epoch != epoch:
             self._resume = None
-        begins = self._feed_begins
-        if begins is not None and begins.epoch == epoch and begins != self._resume:
-            self._stop_feed()  # it would begin in the middle, or where a producer took over
+        of_epoch = (b if b is not None and b.epoch == epoch else None for b in self._feed_begins)
+        if any(begin != self._resume for begin in of_epoch):
+            self._stop_feed()  # one would begin in the middle, or where it took over
         self._begin(self._resume or Place(epoch))
 
     def _begin(self, place: Place) -> None:
@@ -291,13 +291,17 @@ class FedLoader(ABC, Generic[T_co]):
         """
         place = self._place
         self._restarts.count(death, f"microbatch {place.microbatch} of epoch {place.epoch}")
-        self._is_over = place.epoch != self._epoch
+        self._is_over = self._is_over or place.epoch != self._epoch
         begin = None if self._is_over else self._present()
         self._stand_at(place)
         try:
-            if self._feed is not None:
+            if self._is_over:
+                self._in_pass = False  # the new one knows nothing of it: len() begins it again
+            if not self._multiprocessing:
+                self._stop_feed()  # the death is one in user code
+            elif self._feed is not None:
+                self._feed_begins.add(begin)
                 cast(ProcessFeed, self._feed).replace(self._work(begin), not self._is_over)
-                self._feed_begins = begin
         except BaseException as error:
             self._stop_feed()  # asked again, we open another at this place
             if not isinstance(error, ProducerDiedError):
@@ -311,9 +315,9 @@ class FedLoader(ABC, Generic[T_co]):
         self._check_process()
         if self._feed is None:
             begin = self._present()
-            self._feed = self._open_feed(begin)
             self._feed_pid = os.getpid()
-            self._feed_begins = begin
+            self._feed_begins = {begin}
+            self._feed = self._open_feed(begin)
         if not self._in_pass:
             self._feed.begin_pass(self._epoch)
             self._in_pass = True
@@ -330,7 +334,7 @@ class FedLoader(ABC, Generic[T_co]):
 
     def _stop_feed(self) -> None:
         self._in_pass = False
-        self._feed_begins = None
+        self._feed_begins = set()
         feed, self._feed = self._feed, None
         if feed is not None:
             feed.stop()

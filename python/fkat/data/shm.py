@@ -15,6 +15,7 @@ from fkat.data import _state as state
 from fkat.data._factory import DataLoaderFactory
 from fkat.data._loader import INT64_MAX, FedLoader, Place, T_co
 from fkat.data._seeding import Seeder
+from fkat.data._source.collate import empty, empty_array
 from fkat.data._source.fingerprint import Description, Start, Trail
 from fkat.data._source.indices import WHOLE, Part
 from fkat.data._source.stateful import from_checkpoint, to_checkpoint
@@ -24,7 +25,7 @@ from fkat.data._transport.work import LoaderWork, Resume
 from fkat.data._transport.worker_feed import WorkerFeed
 from fkat.data.errors import StateError
 
-__all__ = ["DataLoaderFactory", "LoaderStats", "ShmDataLoader"]
+__all__ = ["DataLoaderFactory", "LoaderStats", "ShmDataLoader", "empty", "empty_array"]
 
 
 class ShmDataLoader(FedLoader[T_co]):
@@ -64,7 +65,7 @@ class ShmDataLoader(FedLoader[T_co]):
             memory available to this process (limits of its cgroups included).
         max_microbatch_nbytes: Address space reserved for a microbatch, in bytes. Costs no memory.
         device_prefetch: With a CUDA device, at most so many microbatches (0 to 7) are on their way
-            there, or waiting there, behind the next one.
+            there, or waiting there, behind the next one; of several producers each may have one.
         max_restarts: A producer that dies (killed, out of memory, a crash in user code) is started
             again where it stopped, with a log line, so many times in a row without a microbatch
             between them; then, or with 0 at once, its death is raised.

@@ -12,7 +12,7 @@ import torch
 
 from fkat.data._shards.source import ShardWork
 from fkat.data._source.note import Delivered, Ends, Produced, ShardDone
-from fkat.data._transport.feed import Feed, LoaderStats, ProcessFeed
+from fkat.data._transport.feed import Feed, LoaderStats, ProcessFeed, stop_all
 
 
 class ShardFeed:
@@ -68,9 +68,12 @@ class ShardFeed:
         total = reduce(add, (feed.stats() for feed in self._feeds))
         return replace(total, num_skipped_shards=self._num_skipped)
 
-    def stop(self) -> None:
+    def tell_to_stop(self) -> None:
         for feed in self._feeds:
-            feed.stop()
+            feed.tell_to_stop()
+
+    def stop(self) -> None:
+        stop_all(self._feeds)
 
     @property
     def _whose_turn(self) -> int:

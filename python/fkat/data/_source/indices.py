@@ -91,15 +91,18 @@ class Indices:
 
     def _all(self) -> Iterator[Item]:
         seed, epoch = self._seeder.seed_microbatch, self._epoch
+        before = self._digest
         for position, index in enumerate(self._draws(), self._count):
             seed(epoch, position)
             ends = Ends.EPOCH if position + 1 == self._total else Ends.NOTHING
-            yield position, index, Mark(0, position + 1, self._digest, b"", ends)
+            yield position, index, Mark(0, position + 1, self._digest, b"", ends, before)
+            before = self._digest
 
     def _dealt(self) -> Iterator[Item]:
         rank, size, drop_last = self._part
         draws = self._draws()
         while True:
+            before = self._digest
             row = list(itertools.islice(draws, size))
             if len(row) < (size if drop_last else rank + 1):
                 return
@@ -108,7 +111,7 @@ class Indices:
             ends = Ends.EPOCH if is_last else Ends.NOTHING
             # Whatever the sampler drew, the sample is made from the same random numbers.
             self._seeder.seed_microbatch(self._epoch, position + rank)
-            mark = Mark(0, self._count, self._digest, ends=ends)
+            mark = Mark(0, self._count, self._digest, ends=ends, before=before)
             yield position + rank, row[rank], mark
 
     def _draws(self) -> Iterator[Any]:

@@ -27,6 +27,7 @@ class Mark(NamedTuple):
         digest: Digest of the indices of all of them; `NO_DIGEST` if there are none.
         inner: The state of the user's own loader, pickled; empty if it has none.
         ends: What this was the last microbatch of, as far as the loader knows its length.
+        before: Digest of the indices before this microbatch.
     """
 
     shard: int
@@ -34,6 +35,7 @@ class Mark(NamedTuple):
     digest: int = NO_DIGEST
     inner: bytes = b""
     ends: Ends = Ends.NOTHING
+    before: int = NO_DIGEST
 
 
 class Delivered(NamedTuple):

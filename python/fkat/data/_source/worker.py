@@ -6,14 +6,12 @@ to its workers. There is no queue between them and the trainer but the ring of e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
 from torch.utils.data._utils import worker as torch_worker
-from torch.utils.data._utils.collate import collate_tensor_fn, default_collate_fn_map
 
 from fkat.data._seeding import Seeder
 from fkat.data._source.indices import Item
@@ -31,7 +29,6 @@ class Worker:
         self._number = number
         self._seeder = seeder
         self._has_begun = False
-        default_collate_fn_map[torch.Tensor] = _stack  # what torch documents for types of one's own
 
     @property
     def num_workers(self) -> int:
@@ -42,7 +39,6 @@ class Worker:
         """Do what a worker does first."""
         if self._has_begun and self._loader.persistent_workers:
             return
-        self._has_begun = True
         loader = self._loader
         seed = self._seeder.seed_worker(epoch, self._number)
         torch_worker._worker_info = torch_worker.WorkerInfo(
@@ -50,16 +46,8 @@ class Worker:
         )
         if loader.worker_init_fn is not None:
             loader.worker_init_fn(self._number)
+        self._has_begun = True  # not before: an error in it is no beginning
 
     def own(self, items: Iterable[Item], num_before: int) -> Iterator[Item]:
         """Those of ``items`` that this worker makes; so many came before them in the epoch."""
         return islice(items, (self._number - num_before) % self.num_workers, None, self.num_workers)
-
-
-def _stack(batch: Sequence[torch.Tensor], *, collate_fn_map: Any = None) -> Any:
-    """As torch does, which in a worker would put each tensor into a file that nobody opens."""
-    info, torch_worker._worker_info = torch_worker._worker_info, None
-    try:
-        return collate_tensor_fn(batch, collate_fn_map=collate_fn_map)
-    finally:
-        torch_worker._worker_info = info

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import astuple, dataclass, replace
 from operator import add
 from typing import Protocol
@@ -73,6 +75,9 @@ class Feed(Protocol):
     def stats(self) -> LoaderStats:
         """What was delivered so far."""
 
+    def tell_to_stop(self) -> None:
+        """Say that `stop` comes, so that several can get ready for it at the same time."""
+
     def stop(self) -> None:
         """Give everything back. May be called more than once."""
 
@@ -87,3 +92,12 @@ class ProcessFeed(Feed, Protocol):
             work: Begins with what the dead one would have delivered next.
             goes_on: Whether the pass does; else the next one is awaited.
         """
+
+
+def stop_all(feeds: Sequence[Feed]) -> None:
+    """Stop them, each also when stopping another one fails."""
+    for feed in feeds:
+        feed.tell_to_stop()
+    with ExitStack() as stops:
+        for feed in reversed(feeds):
+            stops.callback(feed.stop)

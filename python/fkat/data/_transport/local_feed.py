@@ -60,6 +60,9 @@ class LocalFeed:
     def stats(self) -> LoaderStats:
         return self._stats
 
+    def tell_to_stop(self) -> None:
+        self.stop()
+
     def stop(self) -> None:
         self._produced = iter(())
         self._held = None

@@ -18,8 +18,10 @@ def kill(leader: int) -> None:
     """
     with suppress(OSError):  # there is none
         os.killpg(leader, 0)
-        files = [path for pid in _members(leader) for path in _files_of(pid)]
-        os.killpg(leader, signal.SIGKILL)
+        try:
+            files = [path for pid in _members(leader) for path in _files_of(pid)]
+        finally:  # whatever comes between
+            os.killpg(leader, signal.SIGKILL)
         for path in files:
             path.unlink(missing_ok=True)
 
@@ -42,7 +44,8 @@ def _files_of(pid: int) -> list[Path]:
     own = re.compile(rf"/dev/shm/torch_{pid}_\w+")  # and no "(deleted)" behind it
     names: list[str] = []
     with suppress(OSError):
-        maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
+        # Names of files are bytes: any.
+        maps = os.fsdecode(Path(f"/proc/{pid}/maps").read_bytes()).split("\n")
         names += [line[line.find("/") :] for line in maps]
         names += [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
     return [Path(name) for name in names if own.fullmatch(name)]

@@ -11,12 +11,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import util
+from itertools import islice
+from multiprocessing import current_process, util
 from typing import Any
 
 import torch
 
 from fkat.data import _core
+from fkat.data._source import collate
 from fkat.data._source.note import Produced
 from fkat.data._transport import stack, unshared_fds
 from fkat.data._transport.inherited_fd import InheritedFd
@@ -39,11 +41,14 @@ class ProducerArgs:
 def main(args: ProducerArgs) -> None:
     """Body of the producer process."""
     unshared_fds.close()
+    process = current_process()
+    process.name = str(process.name)  # what user code starts by spawn is told its parent's name
     stack.answer_on(args.answers_fd.fd)
     _detach_from_trainer(args.trainer_pidfd.fd)
     torch.set_num_threads(1)  # as DataLoader's workers do: one core a producer
     ring = _core.Ring.attach(args.ring_fd.fd)
     producer = _core.Producer(ring, args.memory_budget_nbytes)
+    collate.use(producer.allocate)
     with _profiled(args.work.profiler):
         _serve(producer, args.work)
     _exit_at_once()
@@ -65,7 +70,7 @@ def _detach_from_trainer(trainer_pidfd: int) -> None:
     # Ctrl-C at a terminal goes to the whole foreground group. The trainer decides what it means; we
     # and the workers that user code starts are told to stop by it, or die with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see _sigint_blocked
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see sigint.blocked
     with suppress(PermissionError):  # already a session leader
         os.setpgid(0, 0)
     _core.die_with(trainer_pidfd)
@@ -84,12 +89,11 @@ def _serve(producer: _core.Producer, work: Work) -> None:
                 producer.share_budget(source.num_workers)
             length = source.length(pass_.epoch)
             producer.announce_length(_core.LENGTH_UNKNOWN if length is None else length)
-            for produced in _wanted(producer, pass_, source):
-                structure, leaves = pack(produced)
+            for structure, leaves in map(pack, _wanted(producer, pass_, source)):
+                # Only the leaves hold the microbatch now: what lies in a slot stays there.
                 if not producer.publish(pass_, position, structure, leaves):
                     break
                 position += 1
-                del produced, leaves  # before the next one is made, not after
         except BaseException as error:  # user code: SystemExit and KeyboardInterrupt, too
             producer.publish_error(pass_, position, dump_error(error))
 
@@ -99,13 +103,12 @@ def _wanted(producer: _core.Producer, pass_: _core.Pass, source: PassSource) -> 
     microbatches = source.iterate(pass_.epoch, pass_.start)
     position = pass_.start
     while producer.await_grant(pass_):
-        try:
-            produced = next(microbatches)
-        except StopIteration:
+        # In a list, not a variable, which would hold it while it is published.
+        made = list(islice(microbatches, 1))
+        if not made:
             producer.publish_end(pass_, position)
             return
-        yield produced
-        del produced  # before the next one is made: they can be large
+        yield made.pop()
         position += 1
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import util
 from multiprocessing.context import BaseContext
@@ -28,7 +29,7 @@ from fkat.data.errors import StalledError
 _logger = logging.getLogger("fkat.data")
 
 MAX_LEASES = 8  # microbatches the user may keep alive before next() returns private copies
-_SLOTS_FOR_UNBOUNDED = 512  # of address space; what they may hold is the budget's matter
+_WINDOW_UNBOUNDED = 503  # what they may hold is the budget's matter
 _DEFAULT_BUDGET_SHARE = 4
 
 
@@ -64,15 +65,13 @@ class RingOptions:
 
     @property
     def num_slots(self) -> int:
-        """One to write, those published ahead, those leased to the trainer."""
-        if self.num_prefetches < 0:
-            return _SLOTS_FOR_UNBOUNDED
-        return 1 + self.num_prefetches + MAX_LEASES
+        """One to write, drafts, those published ahead, those leased to the trainer."""
+        return 1 + _core.MAX_DRAFTS + self.window + MAX_LEASES
 
     @property
     def window(self) -> int:
         """Microbatches that may be published ahead."""
-        return self.num_slots - 1 - MAX_LEASES
+        return _WINDOW_UNBOUNDED if self.num_prefetches < 0 else self.num_prefetches
 
 
 class ProducerFeed:
@@ -115,6 +114,7 @@ class ProducerFeed:
         self._consumer.share_window(self._num_rings)
         # First: no producer for a device that is not there.
         self._reader = self._open_reader(self._device)
+        self._reader.share(self._num_rings)
         with process_limits.told():
             self._process = ProducerProcess(work, self._ring, self._budget_nbytes, options.context)
         self._consumer.watch(self._process.pidfd)
@@ -132,8 +132,10 @@ class ProducerFeed:
 
     def share(self, num_rings: int) -> None:
         """The window is that of so many rings together; the producers divide the budget alone."""
-        self._num_rings = num_rings
-        self._consumer.share_window(num_rings)
+        if num_rings != self._num_rings:
+            self._num_rings = num_rings
+            self._consumer.share_window(num_rings)
+            self._reader.share(num_rings)
 
     def replace(self, work: Work, goes_on: bool) -> None:
         pinning_s, stall_s = self._reader.pinning()[1], self._consumer.stats.stall_s
@@ -169,11 +171,9 @@ class ProducerFeed:
 
     def _read(self, timeout_s: float | None, number: int) -> Arrived:
         for slice_s in slices(timeout_s):
-            try:
+            with suppress(_core.DeadlinePassedError):
                 return self._reader.next(slice_s, number)
-            except _core.DeadlinePassedError as passed:
-                last = passed
-        raise last
+        raise _core.DeadlinePassedError(f"nothing within {timeout_s} s")
 
     def length(self) -> int | None:
         try:
@@ -204,6 +204,9 @@ class ProducerFeed:
             cgroup_nbytes=self._cgroup_nbytes,
         )
 
+    def tell_to_stop(self) -> None:
+        self._process.tell_to_stop()
+
     def stop(self) -> None:
         try:
             self._process.stop()
@@ -225,6 +228,7 @@ class ProducerFeed:
         self._left += self._reader.close()
         self._reader, self._device = HostReader(self._consumer, None), None  # if opening fails
         self._reader, self._device = self._open_reader(device), device
+        self._reader.share(self._num_rings)
 
     def _error_instead_of_length(self) -> Exception:
         """Why the source could not be built; it was published instead of a length."""

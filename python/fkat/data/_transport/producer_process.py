@@ -7,16 +7,18 @@ import os
 import pickle
 import runpy
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from multiprocessing import resource_tracker, util
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from multiprocessing import util
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from fkat.data import _core
-from fkat.data._transport import process_group, stack, stall, unshared_fds
+from fkat.data._transport import process_group, sigint, stack, stall, unshared_fds
 from fkat.data._transport.inherited_fd import InheritedFd, InheritedFdNumber
 from fkat.data._transport.locate import describe_unpicklable
 from fkat.data._transport.producer import ProducerArgs, main
@@ -25,6 +27,8 @@ from fkat.data.errors import ProducerDiedError
 
 _GRACE_S = 0.5  # for user code to return, before the producer is killed
 _PROFILER_GRACE_S = 10.0  # for a profiler to write its report
+
+_told_at: WeakKeyDictionary[_core.Ring, float] = WeakKeyDictionary()
 
 _NEW_INTERPRETER = str(Path(__file__).with_name("new_interpreter.py"))
 
@@ -46,22 +50,23 @@ class ProducerProcess:
         self, work: Work, ring: _core.Ring, memory_budget_nbytes: int, context: BaseContext
     ) -> None:
         self._ring = ring
-        self._answers_fd, write_fd = stack.open_pipe()
-        try:
-            self._process = _start(work, ring, memory_budget_nbytes, context, write_fd)
-        except BaseException:
-            os.close(self._answers_fd)
-            raise
-        finally:
-            os.close(write_fd)
-        self.pid: int = self._process.pid or 0
-        files = ExitStack()
-        files.callback(os.close, self._answers_fd)
-        # Not daemonic: user code may have children. Then multiprocessing joins it at exit, after
-        # running the finalizers of positive priority; this one tells it to stop.
-        grace_s = _GRACE_S if work.profiler is None else _PROFILER_GRACE_S
-        args = (ring, self._process, grace_s, files)
-        self.stop = util.Finalize(self, _stop, args=args, exitpriority=10)
+        with sigint.deferred():  # a process that we did not get to know would be nobody's to end
+            self._answers_fd, write_fd = stack.open_pipe()
+            try:
+                self._process = _start(work, ring, memory_budget_nbytes, context, write_fd)
+            except BaseException:
+                os.close(self._answers_fd)
+                raise
+            finally:
+                os.close(write_fd)
+            self.pid: int = self._process.pid or 0
+            files = ExitStack()
+            files.callback(os.close, self._answers_fd)
+            # Not daemonic: user code may have children. Then multiprocessing joins it at exit,
+            # after running the finalizers of positive priority; this one tells it to stop.
+            grace_s = _GRACE_S if work.profiler is None else _PROFILER_GRACE_S
+            args = (ring, self._process, grace_s, files)
+            self.stop = util.Finalize(self, _stop, args=args, exitpriority=10)
         try:
             self.pidfd = os.pidfd_open(self.pid)  # readable once the process has exited
         except ProcessLookupError:
@@ -70,6 +75,10 @@ class ProducerProcess:
         fds = (self._answers_fd, self._process.sentinel, self.pidfd)
         files.callback(unshared_fds.discard, fds)  # the first thing that is done at the end
         unshared_fds.add(ring, fds)
+
+    def tell_to_stop(self) -> None:
+        """Say that `stop` comes: what it grants counts from now on."""
+        _tell(self._ring)
 
     def state_and_stack(self) -> tuple[str, str]:
         """What `stall.process_state` and `stack.ask` say of it. Takes half a second at most."""
@@ -125,7 +134,7 @@ def _start(
             target=main, args=(args,), name=name, daemon=False
         )
         try:
-            with _sigint_blocked(context):
+            with sigint.blocked(context):
                 process.start()
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             if _can_pickle(work):
@@ -174,23 +183,6 @@ class _Begun:
         return runpy.run_path, (_NEW_INTERPRETER, {"arguments": self._arguments})
 
 
-@contextmanager
-def _sigint_blocked(context: BaseContext) -> Iterator[None]:
-    """Keep Ctrl-C from a new interpreter until it has read its name.
-
-    Only under spawn: fork is done in a moment, and a forkserver would hand the mask to others.
-    """
-    if context.get_start_method() != "spawn":
-        yield
-        return
-    resource_tracker.ensure_running()  # starting it later would unblock the signal again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _end_group(pid: int) -> None:
     """Kill what a dead producer leaves: the workers of user code.
 
@@ -220,19 +212,34 @@ def _stop(ring: _core.Ring, process: BaseProcess, grace_s: float, files: ExitSta
 
 
 def _end(ring: _core.Ring, process: BaseProcess, grace_s: float) -> None:
-    ring.stop()
-    process.join(grace_s)
-    if process.exitcode is None and process.pid is not None:
-        with suppress(ProcessLookupError, PermissionError):
-            # It leads a group of its own, with the workers that user code started.
-            if os.getpgid(process.pid) == process.pid:
-                process_group.kill(process.pid)
-        process.kill()
-        process.join()
+    _tell(ring)
+    if util.is_exiting():  # all of them within one grace
+        for other in unshared_fds.rings():
+            _tell(other)
+    try:
+        process.join(max(grace_s - (time.monotonic() - _told_at[ring]), 0.0))
+    finally:  # nobody asks a second time: an interrupt ends the grace, no more
+        if process.exitcode is None and process.pid is not None:
+            _kill(process, process.pid)
     if process.pid is not None:
         _end_group(process.pid)
     if not util.is_exiting():  # then all of it is gone in a moment
         ring.retire()
+
+
+def _tell(ring: _core.Ring) -> None:
+    if ring not in _told_at:
+        _told_at[ring] = time.monotonic()
+        ring.stop()
+
+
+def _kill(process: BaseProcess, pid: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        # It leads a group of its own, with the workers that user code started.
+        if os.getpgid(pid) == pid:
+            process_group.kill(pid)
+    process.kill()
+    process.join()
 
 
 def _signal_name(number: int) -> str:

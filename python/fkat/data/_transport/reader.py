@@ -52,6 +52,9 @@ class Reader(Protocol):
             TimeoutError: Nothing came within ``timeout_s``; nothing is lost.
         """
 
+    def share(self, num_rings: int) -> None:
+        """What is read ahead is that of so many rings together; each at least one."""
+
     def drop(self) -> None:
         """Forget what was read and not delivered."""
 
@@ -107,6 +110,9 @@ class HostReader:
         arrived = deliver(self._held, self._device)
         self._held = None
         return arrived
+
+    def share(self, num_rings: int) -> None:
+        """Nothing is read ahead here."""
 
     def drop(self) -> None:
         self._held = None

@@ -17,15 +17,16 @@ from fkat.data._source.note import NO_DIGEST, Delivered, Ends, Event, Mark, Prod
 from fkat.data._transport.codec import decode, encode
 
 _ENDS = tuple(Ends)  # a look-up in a tuple: making an Ends of a number takes a microsecond
-_PLACE = struct.Struct("<qqIBI")  # shard (-1: an event), offset, digest, ends, bytes of inner
+# shard (-1: an event), offset, digest, ends, digest before, bytes of inner
+_PLACE = struct.Struct("<qqIBII")
 
 
 def pack(produced: Produced) -> tuple[bytes, list[Any]]:
     """The structure and the leaves of a record. Raises what `codec.encode` raises."""
     if type(produced) is not Delivered:
-        return _PLACE.pack(-1, 0, NO_DIGEST, 0, 0) + pickle.dumps(produced), []
-    microbatch, (shard, offset, digest, inner, ends) = produced
-    place = _PLACE.pack(shard, offset, digest, ends, len(inner))
+        return _PLACE.pack(-1, 0, NO_DIGEST, 0, NO_DIGEST, 0) + pickle.dumps(produced), []
+    microbatch, (shard, offset, digest, inner, ends, before) = produced
+    place = _PLACE.pack(shard, offset, digest, ends, before, len(inner))
     return encode(microbatch, place + inner)
 
 
@@ -37,11 +38,11 @@ def is_event(structure: bytes) -> bool:
 
 def unpack(structure: bytes, leaves: Sequence[Any], device: torch.device | None) -> Produced:
     """What `pack` was given; tensors of a microbatch on ``device`` unless it is None."""
-    shard, offset, digest, ends, inner_nbytes = _PLACE.unpack_from(structure)
+    shard, offset, digest, ends, before, inner_nbytes = _PLACE.unpack_from(structure)
     begin = _PLACE.size + inner_nbytes
     if shard < 0:
         event: Event = pickle.loads(structure[begin:])
         return event
     inner = structure[_PLACE.size : begin]
-    mark = Mark(shard, offset, digest, inner, _ENDS[ends])
+    mark = Mark(shard, offset, digest, inner, _ENDS[ends], before)
     return Delivered(decode(structure, leaves, device, begin), mark)

@@ -84,6 +84,9 @@ class StagedReader:
         self._queue.popleft()
         return arrived
 
+    def share(self, num_rings: int) -> None:
+        self._num_prefetches = self._num_ahead = -(-self._num_prefetches // num_rings)
+
     def drop(self) -> None:
         self._queue.clear()
         self._num_ahead = self._num_prefetches

@@ -33,7 +33,7 @@ _STATES = {
 def process_state(pid: int) -> str:
     """The letter for what the main thread of a process does; "" when it cannot be known."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text("latin-1")
     except OSError:
         return ""
     return stat.rpartition(") ")[2][:1]  # its name may hold anything, parentheses too

@@ -23,6 +23,11 @@ def add(ring: _core.Ring, fds: Iterable[int]) -> None:
     _fds.update(fds)
 
 
+def rings() -> list[_core.Ring]:
+    """Those of running loaders."""
+    return list(_rings)
+
+
 def discard(fds: Iterable[int]) -> None:
     """These are about to be closed. Before that: a number may become another file's."""
     _fds.difference_update(fds)

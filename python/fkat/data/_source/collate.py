@@ -1,0 +1,91 @@
+"""Microbatches that are collated where the trainer reads them: in a slot of the ring.
+
+A producer says where its slots are (`use`). Before that, and in every other process, memory is
+torch's own.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data._utils.collate import collate_tensor_fn, default_collate_fn_map
+from torch.utils.dlpack import from_dlpack
+
+# Below this the call costs more than the copy that it saves.
+_WORTHWHILE_NBYTES = 16 << 10
+
+_allocate: Callable[[int], Any] | None = None
+_owner = 0  # the process whose slots they are
+
+
+def use(allocate: Callable[[int], Any]) -> None:
+    """Collate into memory that ``allocate`` gives, in this process only.
+
+    Args:
+        allocate: Of a number of bytes makes a DLPack capsule of that many, or None.
+    """
+    global _allocate, _owner
+    _allocate, _owner = allocate, os.getpid()
+    if default_collate_fn_map.get(torch.Tensor) is collate_tensor_fn:  # not the user's own
+        default_collate_fn_map[torch.Tensor] = _collate_tensors
+
+
+def empty(size: Sequence[int], *, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """``torch.empty`` for a ``collate_fn``: where possible in shared memory, to be read in place.
+
+    What a producer puts into it is not copied on its way to the trainer. Anywhere else, and when
+    there is no room, it is memory like any other. Keeping it costs a copy, and is safe.
+
+    Args:
+        size: Shape of the tensor.
+        dtype: Its type; None for torch's default.
+    """
+    dtype = dtype or torch.get_default_dtype()
+    placed = _in_slot(size, dtype)
+    return torch.empty(tuple(size), dtype=dtype) if placed is None else placed
+
+
+def empty_array(shape: Sequence[int], dtype: Any = float) -> np.ndarray[Any, Any]:
+    """``numpy.empty``, likewise.
+
+    Args:
+        shape: Shape of the array.
+        dtype: Its type, without objects.
+    """
+    dtype = np.dtype(dtype)
+    if dtype.hasobject:
+        raise TypeError(f"an array of {dtype} cannot be in shared memory")
+    memory = empty((math.prod(shape) * dtype.itemsize,), dtype=torch.uint8)
+    array: np.ndarray[Any, Any] = memory.numpy().view(dtype).reshape(tuple(shape))
+    return array
+
+
+def _in_slot(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor | None:
+    nbytes = math.prod(shape) * dtype.itemsize
+    if _allocate is None or nbytes < _WORTHWHILE_NBYTES or os.getpid() != _owner:
+        return None
+    capsule = _allocate(nbytes)
+    return None if capsule is None else from_dlpack(capsule).view(dtype).view(tuple(shape))
+
+
+def _collate_tensors(batch: Sequence[torch.Tensor], *, collate_fn_map: Any = None) -> Any:
+    """As torch's own, but for where the result lies."""
+    if os.getpid() != _owner:  # a worker that user code has forked
+        return collate_tensor_fn(batch, collate_fn_map=collate_fn_map)
+    first = batch[0]
+    if all(type(each) is torch.Tensor and each.dtype is first.dtype for each in batch):
+        out = _in_slot((len(batch), *first.shape), first.dtype)
+        if out is not None:
+            try:
+                return torch.stack(tuple(batch), out=out)
+            except RuntimeError:
+                pass  # torch's own says why not, or can (tensors that require grad, for example)
+    if first.is_nested or first.layout is not torch.strided:
+        return collate_tensor_fn(batch, collate_fn_map=collate_fn_map)  # which refuses them
+    # In a worker torch's own would put it into a file of /dev/shm, which nobody opens here.
+    return torch.stack(tuple(batch))
