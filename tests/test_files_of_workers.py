@@ -5,6 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -16,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from fkat.data import ShmDataLoader
+from fkat.data._transport import process_group
 from fkat.data.errors import ProducerDiedError
 
 SHM = Path("/dev/shm")
@@ -96,3 +99,22 @@ def test_the_files_of_others_stay(start):
         assert (path.exists(), other.exists()) == (False, True)
     finally:
         other.unlink()
+
+
+MAPS_FILE = """
+import mmap, sys, time
+with open(sys.argv[1].encode("latin-1"), "r+b") as file:
+    mapped = mmap.mmap(file.fileno(), 0)
+print("mapped", flush=True)
+time.sleep(1_000_000)
+"""
+
+
+def test_a_process_that_maps_a_file_with_a_strange_name_is_killed(tmp_path):
+    path = tmp_path / os.fsdecode(b"donn\xe9es")
+    path.write_bytes(bytes(4096))
+    command = [sys.executable, "-c", MAPS_FILE, os.fsencode(path).decode("latin-1")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout.readline() == b"mapped\n"
+        process_group.kill(process.pid)
+        assert process.wait() == -signal.SIGKILL

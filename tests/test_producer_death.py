@@ -276,3 +276,29 @@ def test_a_killed_worker_is_an_error_of_the_dataloader(stuck):
     worker.kill()
     with pytest.raises((RuntimeError, OSError, EOFError)):  # torch's choice, by where it was
         take_rest(loader)
+
+
+def sleep_for_good(began: Path) -> None:
+    began.touch()
+    time.sleep(1_000_000)
+
+
+def with_a_child_of_its_own(folder: Path) -> DataLoader:
+    child = multiprocessing.get_context("spawn").Process(
+        target=sleep_for_good, args=(folder / "began",)
+    )
+    child.start()
+    while not (folder / "began").exists():
+        time.sleep(0.01)
+    (folder / "pid").write_text(str(child.pid))
+    return DataLoader(range(8), batch_size=1)
+
+
+def test_what_user_code_has_spawned_ends_with_the_producer(tmp_path, wait_until, is_alive):
+    factory = partial(with_a_child_of_its_own, tmp_path)
+    loader = new_loader(0, factory, multiprocessing_context="fork")
+    next(loader)
+    child = psutil.Process(int((tmp_path / "pid").read_text()))
+    os.kill(producer_pid(), signal.SIGKILL)
+    values_until_death(loader)
+    wait_until(lambda: not is_alive(child))

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import faulthandler
 import logging
 import os
 import signal
 from functools import partial
 
-import psutil
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from fkat.data import DictDataLoader, ShardedDataLoader, ShmDataLoader
+from fkat.data import DictDataLoader, ShmDataLoader
 from fkat.data.errors import ProducerDiedError
 from fkat.data.samplers.strategies import RoundRobin
+from tests.restarts import Fragile, crash, delivered, numbers, plain, unbatched
 from tests.sources import (
     EPOCHS,
     MAP_STYLE,
@@ -29,62 +28,6 @@ from tests.sources import (
 )
 
 FATAL = [signal.SIGKILL, signal.SIGTERM]
-
-
-def plain(microbatch):
-    """Everything in a microbatch, to be compared."""
-    return [v.tolist() if isinstance(v, torch.Tensor) else v for v in microbatch]
-
-
-def kill_producers(before, number=signal.SIGKILL):
-    for process in set(psutil.Process().children()) - before:
-        if process.status() != psutil.STATUS_ZOMBIE:
-            process.send_signal(number)
-
-
-def delivered(loader, kill_at=(), number=signal.SIGKILL):
-    """Two epochs and the state behind each microbatch; producers are killed before some."""
-    before = set(psutil.Process().children())
-    found = []
-    for _ in range(EPOCHS):
-        for microbatch in loader:
-            found.append((plain(microbatch), loader.state_dict()))
-            if len(found) in kill_at:
-                kill_producers(before, number)
-    loader.teardown()
-    return found
-
-
-class Fragile(Dataset):
-    """Numbers; making one of them ends the process, each time until it has done so often enough."""
-
-    def __init__(self, folder, fatal_index, num_deaths, die):
-        self.log, self.fatal_index = folder / "deaths", fatal_index
-        self.num_deaths, self.die = num_deaths, die
-        self.log.touch()
-
-    def __len__(self):
-        return 10
-
-    def __getitem__(self, index):
-        if index == self.fatal_index and self.log.stat().st_size < self.num_deaths:
-            with self.log.open("ab") as log:
-                log.write(b".")
-            self.die()
-        return torch.tensor([index])
-
-
-def crash():
-    faulthandler.disable()  # pytest's, inherited by fork
-    os.kill(os.getpid(), signal.SIGSEGV)
-
-
-def unbatched(dataset, num_workers=0):
-    return DataLoader(dataset, batch_size=None, num_workers=num_workers)
-
-
-def numbers(loader):
-    return [int(microbatch) for microbatch in loader]
 
 
 @pytest.mark.filterwarnings(NOT_OURS)
@@ -238,9 +181,6 @@ def test_killed_before_the_first_microbatch_of_a_resume(tmp_path):
     resumed.teardown()
 
 
-SHARDS = ["300", "100", "200", "500", "400"]
-
-
 @pytest.mark.parametrize("begin_at", [0, 2])
 @pytest.mark.parametrize("how", ["asked for again", "failed"])
 def test_an_epoch_begun_again_begins_where_it_had_begun(how, begin_at):
@@ -262,77 +202,18 @@ def test_an_epoch_begun_again_begins_where_it_had_begun(how, begin_at):
     loader.teardown()
 
 
-def of_shard(shard):
-    return DataLoader(range(int(shard), int(shard) + 7), batch_size=2)
-
-
 def dicts():
     return DataLoader([{"number": i} for i in range(9)], batch_size=2)
 
 
-@pytest.mark.parametrize("kill_at", [(1,), (3, 4, 5), (4, 8, 15), range(1, 40)])
-@pytest.mark.parametrize("num_shard_prefetches", [0, 1, 3])
-def test_producers_of_shards(num_shard_prefetches, kill_at):
-    def new_loader():
-        return ShardedDataLoader(0, SHARDS, of_shard, num_shard_prefetches, 1)
-
-    expected = delivered(new_loader())
-    assert len(expected) == EPOCHS * 5 * 4
-    assert delivered(new_loader(), kill_at=kill_at) == expected
-
-
-def three_producers():
-    # Nothing ahead: the word that a shard is done is not yet there behind its last microbatch.
-    return ShardedDataLoader(0, SHARDS, of_shard, 3, 0)
-
-
-@pytest.mark.parametrize("begin_at", [0, 6])
-@pytest.mark.parametrize("num_taken", [1, 4, 8, 14])
-@pytest.mark.parametrize("victim", [0, 1, 2])
-def test_one_of_several_producers_of_shards_while_the_others_run_on(victim, num_taken, begin_at):
-    expected = delivered(three_producers())
-    loader = three_producers()
-    if begin_at:
-        loader.load_state_dict(expected[begin_at - 1][1])
-    found = [(plain(next(loader)), loader.state_dict()) for _ in range(num_taken)]
-    before = [feed.pid for feed in loader._feed._feeds]
-    os.kill(before[victim], signal.SIGKILL)
-    found += [(plain(item), loader.state_dict()) for item in iter(loader.__next__, None)]
-    found += [(plain(item), loader.state_dict()) for item in loader]
-    assert found == expected[begin_at:]
-    assert loader.stats().num_restarts == 1
-    after = [feed.pid for feed in loader._feed._feeds]
-    assert [number for number in range(3) if before[number] != after[number]] == [victim]
-    loader.teardown()
-
-
-@pytest.mark.parametrize("begin_at", [0, 6])
-def test_an_epoch_of_shards_begun_again_begins_where_it_had_begun(begin_at):
-    expected = delivered(three_producers())
-    loader = three_producers()
-    if begin_at:
-        loader.load_state_dict(expected[begin_at - 1][1])
-    for _ in range(9):
+def test_the_length_after_a_death_behind_the_last_microbatch():
+    loader = ShmDataLoader(0, dicts, 0)
+    assert len([next(loader) for _ in range(5)]) == 5
+    os.kill(loader._feed.pids[0], signal.SIGKILL)
+    with pytest.raises(StopIteration):
         next(loader)
-        os.kill(loader._feed._feeds[0].pid, signal.SIGKILL)
-    loader.set_epoch(0)
-    half = [microbatch for microbatch, _ in expected[begin_at : len(expected) // 2]]
-    assert [plain(microbatch) for microbatch in loader] == half
-    assert loader.stats().num_restarts == 0  # its producers were started anew
-    loader.teardown()
-
-
-def empty_but_for_one(folder, shard):
-    return unbatched(Fragile(folder, 0, 1, crash)) if shard == "full" else []
-
-
-@pytest.mark.parametrize("num_producers", [0, 3])
-def test_empty_shards_before_a_death_are_not_gone_through_again(tmp_path, num_producers):
-    shards = ["empty", "as empty", "empty, too", "full", "the last one, empty"]
-    factory = partial(empty_but_for_one, tmp_path)
-    loader = ShardedDataLoader(0, shards, factory, num_producers)
-    assert numbers(loader) == list(range(10))
-    assert loader.stats().num_restarts == 1
+    assert len(loader) == 5
+    assert len(list(loader)) == 5
     loader.teardown()
 
 
