@@ -98,7 +98,7 @@ std::optional<Draft> Producer::try_draft(std::uint64_t head_nbytes) {
     return std::nullopt;  // it was a guess: what the microbatch really needs may be there
   }
   if (!slot) return std::nullopt;
-  FKAT_CRASH_POINT("producer.claimed");
+  FKAT_CRASH_POINT("producer.drafted");
   return Draft(*slot, slot_data(*slot), pool_.committed_nbytes(*slot), head_nbytes);
 }
 

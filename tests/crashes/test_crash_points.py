@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from fkat.data import ShmDataLoader, ShardedDataLoader
 
 def numbered():
-    # Sizes that grow, so that slots do; two workers, so that a producer has children.
+    # Sizes that grow, so that slots do.
     data = [torch.full((1000 * (i + 1),), i) for i in range(24)]
     return DataLoader(data, batch_size=None, num_workers=int(sys.argv[2]), shuffle=True)
 
@@ -36,8 +36,9 @@ if __name__ == "__main__":
     import fkat.data
     assert fkat.data.__file__.startswith(sys.argv[3]), fkat.data.__file__
     method, workers = sys.argv[1], int(sys.argv[2])
+    budget = max(workers, 1) << 18  # so much for each producer, so that it must give memory back
     loader = ShmDataLoader(
-        5, numbered, 2, multiprocessing_context=method, memory_budget_nbytes=1 << 18
+        5, numbered, 2, multiprocessing_context=method, memory_budget_nbytes=budget
     )
     for epoch in range(2):
         for microbatch in loader:

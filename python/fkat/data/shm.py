@@ -61,8 +61,9 @@ class ShmDataLoader(FedLoader[T_co]):
         multiprocessing_context: Start method or context, as in ``DataLoader``; None for
             multiprocessing's default.
         timeout: Longest wait for a microbatch, in seconds; 0 for no limit.
-        memory_budget_nbytes: What may be published ahead, in bytes; None for a quarter of the
-            memory available to this process (limits of its cgroups included).
+        memory_budget_nbytes: What may be published ahead, in bytes, of which each of N producers
+            has an N-th; None for a quarter of the memory available to this process (limits of its
+            cgroups included).
         max_microbatch_nbytes: Address space reserved for a microbatch, in bytes. Costs no memory.
         device_prefetch: With a CUDA device, at most so many microbatches (0 to 7) are on their way
             there, or waiting there, behind the next one; of several producers each may have one.
