@@ -4,7 +4,6 @@
 #include <pybind11/stl.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -70,8 +69,9 @@ class Writer {
     leaves.attr("clear")();  // else they would hold the draft
     const auto text = as_bytes(static_cast<std::string_view>(structure));
     const FrameWriter frame(imported.sources(), text);
-    head_nbytes_ = std::max(head_nbytes_, frame.head_nbytes());
-    if (draft_ && !draft_->is_held() && frame.head_fits() && frame.nbytes() <= draft_->nbytes()) {
+    if (!imported.sources().empty()) head_nbytes_ = frame.head_nbytes();  // else nothing is placed
+    if (draft_ && !draft_->is_held() && frame.head_fits() && frame.nbytes() <= draft_->nbytes() &&
+        !imported.overlaps()) {
       return publish_draft(pass, position, frame);
     }
     const bool is_needed = imported.displace();
@@ -100,9 +100,13 @@ class Writer {
   void begin_draft() {
     end_draft();
     if (kept_.size() >= kMaxKept) return;
-    const WithoutGil no_gil;
-    // Twice what the last ones needed, so that it nearly always suffices.
-    draft_ = producer_.try_draft(2 * head_nbytes_);
+    std::optional<Draft> draft;
+    {
+      const WithoutGil no_gil;
+      // Twice what the last one needed, so that it nearly always suffices.
+      draft = producer_.try_draft(2 * head_nbytes_);
+    }
+    draft_ = std::move(draft);  // with the GIL: threads of user code may allocate, too
   }
 
   // The slot of the draft is free again, now or when nobody holds memory of it.
@@ -131,10 +135,13 @@ class Writer {
       end_draft();
       return false;
     }
-    const WithoutGil no_gil;
-    frame.write(producer_.slot_data(draft_->slot()));
-    producer_.publish_draft(pass, position, draft_->slot(), frame.nbytes());
+    // Taken before the GIL is released: a thread of user code that allocated now would write into
+    // what is published, and its memory would be under what is copied.
+    const std::uint32_t slot = draft_->slot();
     draft_.reset();
+    const WithoutGil no_gil;
+    frame.write(producer_.slot_data(slot));
+    producer_.publish_draft(pass, position, slot, frame.nbytes());
     return true;
   }
 
@@ -156,7 +163,7 @@ class Writer {
   pid_t owner_;
   std::optional<Draft> draft_;  // of the microbatch that is being made
   std::vector<Draft> kept_;
-  std::uint64_t head_nbytes_ = 0;  // the largest so far
+  std::uint64_t head_nbytes_ = kLeafAlignment;  // of the last frame with leaves
 };
 
 }  // namespace

@@ -89,6 +89,17 @@ LeafImport::~LeafImport() {
   for (PyObject* object : owned_) Py_DECREF(object);
 }
 
+bool LeafImport::overlaps() const {
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> spans;
+  for (const LeafSource& source : sources_) {
+    const std::uint64_t nbytes = source.nbytes();
+    if (source.placed != 0 && nbytes != 0) spans.emplace_back(source.placed, nbytes);
+  }
+  std::ranges::sort(spans);
+  const auto touch = [](const auto& a, const auto& b) { return a.first + a.second > b.first; };
+  return std::ranges::adjacent_find(spans, touch) != spans.end();
+}
+
 bool LeafImport::displace() {
   bool was_placed = false;
   for (LeafSource& source : sources_) was_placed |= std::exchange(source.placed, 0) != 0;

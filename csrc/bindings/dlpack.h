@@ -31,6 +31,10 @@ class LeafImport {
 
   std::span<const LeafSource> sources() const { return sources_; }
 
+  // Whether leaves in the draft overlap. Published in place they would be one memory in the
+  // trainer; copied, each is its own, as in every other microbatch.
+  bool overlaps() const;
+
   // From now on every leaf is to be copied, wherever it lies. Whether some lies in the draft.
   bool displace();
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import get_worker_info
 from torch.utils.data._utils.collate import collate_tensor_fn, default_collate_fn_map
 from torch.utils.dlpack import from_dlpack
 
@@ -75,17 +76,30 @@ def _in_slot(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor | None:
 
 def _collate_tensors(batch: Sequence[torch.Tensor], *, collate_fn_map: Any = None) -> Any:
     """As torch's own, but for where the result lies."""
-    if os.getpid() != _owner:  # a worker that user code has forked
-        return collate_tensor_fn(batch, collate_fn_map=collate_fn_map)
     first = batch[0]
-    if all(type(each) is torch.Tensor and each.dtype is first.dtype for each in batch):
-        out = _in_slot((len(batch), *first.shape), first.dtype)
+    if os.getpid() != _owner or first.is_nested or first.layout is not torch.strided:
+        # In a worker that user code has forked; or refused by torch's own.
+        return collate_tensor_fn(batch, collate_fn_map=collate_fn_map)
+    # In a worker torch's own stacks into memory that it has made: of the first one's dtype, and in
+    # order of rows. Elsewhere the samples decide, and images or videos may be channels-last.
+    is_worker = get_worker_info() is not None
+    if all(type(each) is torch.Tensor for each in batch) and (is_worker or _is_in_order(batch)):
+        shape = (len(batch), *first.shape)
+        out = _in_slot(shape, first.dtype) if first.is_cpu else None
+        if out is None and is_worker:
+            # Torch's own would be a file of /dev/shm, which nobody opens here.
+            out = first.new_empty(shape)
         if out is not None:
             try:
                 return torch.stack(tuple(batch), out=out)
             except RuntimeError:
                 pass  # torch's own says why not, or can (tensors that require grad, for example)
-    if first.is_nested or first.layout is not torch.strided:
-        return collate_tensor_fn(batch, collate_fn_map=collate_fn_map)  # which refuses them
-    # In a worker torch's own would put it into a file of /dev/shm, which nobody opens here.
     return torch.stack(tuple(batch))
+
+
+def _is_in_order(batch: Sequence[torch.Tensor]) -> bool:
+    """Whether `torch.stack` makes rows in order, of the dtype of the first."""
+    first = batch[0]
+    if not all(each.dtype is first.dtype for each in batch):
+        return False
+    return first.dim() < 4 or all(each.is_contiguous() for each in batch)
