@@ -281,5 +281,5 @@ class ProducerFeed:
         warnings.warn(
             f"more than {MAX_LEASES} microbatches are kept alive, so new ones are copied out of "
             "shared memory. This is correct but slower: clone() what you keep for long",
-            stacklevel=5,
+            stacklevel=6,
         )

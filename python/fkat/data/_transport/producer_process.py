@@ -50,6 +50,7 @@ class ProducerProcess:
         self, work: Work, ring: _core.Ring, memory_budget_nbytes: int, context: BaseContext
     ) -> None:
         self._ring = ring
+        self._owner = os.getpid()
         with sigint.deferred():  # a process that we did not get to know would be nobody's to end
             self._answers_fd, write_fd = stack.open_pipe()
             try:
@@ -78,7 +79,8 @@ class ProducerProcess:
 
     def tell_to_stop(self) -> None:
         """Say that `stop` comes: what it grants counts from now on."""
-        _tell(self._ring)
+        if os.getpid() == self._owner:  # `stop` does nothing in a child that was forked, either
+            _tell(self._ring)
 
     def state_and_stack(self) -> tuple[str, str]:
         """What `stall.process_state` and `stack.ask` say of it. Takes half a second at most."""
