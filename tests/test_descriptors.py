@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from fkat.data import ShardedDataLoader, ShmDataLoader
+from tests.blobs import blobs
 
 METHODS = ["fork", "spawn", "forkserver"]
 
@@ -210,18 +211,6 @@ def shmem_nbytes() -> int:
     """Shared memory in use on this machine, by whomever."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("Shmem:"))
-
-
-class Blobs(Dataset):
-    def __len__(self) -> int:
-        return 12
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return torch.full((16 << 20,), index, dtype=torch.uint8)
-
-
-def blobs() -> DataLoader:
-    return DataLoader(Blobs(), batch_size=None)
 
 
 def test_the_machine_has_its_shared_memory_back(wait_until):

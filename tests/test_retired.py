@@ -9,24 +9,10 @@ import threading
 from pathlib import Path
 
 import pytest
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from fkat.data import ShmDataLoader
-
-
-class Blobs(Dataset):
-    """Of 16 MiB each."""
-
-    def __len__(self) -> int:
-        return 12
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return torch.full((16 << 20,), index, dtype=torch.uint8)
-
-
-def blobs() -> DataLoader:
-    return DataLoader(Blobs(), batch_size=None)
+from tests.blobs import blobs
 
 
 def small() -> DataLoader:
