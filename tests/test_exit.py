@@ -37,6 +37,9 @@ class Items(Dataset):
 def endless():
     return DataLoader(Items(), batch_size=None)
 
+def arrays():
+    return DataLoader(Items(), batch_size=None, collate_fn=torch.Tensor.numpy)
+
 def stuck():
     return DataLoader(Items(stuck_at=2), batch_size=None)
 
@@ -184,13 +187,17 @@ thread.join()
     assert run(body) == (0, "", "")
 
 
-@pytest.mark.parametrize("factory", ["endless", "stuck"])
+@pytest.mark.parametrize("factory", ["arrays", "stuck"])
 def test_while_a_daemon_thread_iterates(run, factory):
+    # Not a loop over tensors: a daemon thread that frees one while the interpreter finalizes aborts
+    # the process, in torch's own code (it lets go of the GIL there), with a plain DataLoader too.
     body = f"""
 begun = threading.Event()
 def train():
-    for microbatch in ShmDataLoader(0, {factory}):
-        begun.set()
+    loader = ShmDataLoader(0, {factory})
+    while True:
+        for microbatch in loader:
+            begun.set()
 
 threading.Thread(target=train, daemon=True).start()
 begun.wait()
