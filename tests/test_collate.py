@@ -214,6 +214,41 @@ def test_a_collate_fn_may_ask_for_memory():
     loader.teardown()
 
 
+def asks_for_huge_pages(address):
+    """Whether this process has advised so (``hg``) for the memory at an address."""
+    is_there = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if found := re.match(r"(\w+)-(\w+) ", line):
+            begin, end = (int(part, 16) for part in found.groups())
+            is_there = begin <= address < end
+        elif is_there and line.startswith("VmFlags:"):
+            return "hg" in line.split()
+    return False
+
+
+def and_whether_huge(samples):
+    rows = default_collate(samples)
+    inside = rows.data_ptr() + rows.nbytes // 2  # its first page is malloc's, too
+    return rows, is_in_ring(inside), asks_for_huge_pages(inside)
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="a kernel without huge pages"
+)
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_what_has_no_room_in_a_slot_is_collated_in_huge_pages(num_workers):
+    rows = [torch.full((1 << 20,), number) for number in range(16)]
+    factory = partial(batches, and_whether_huge, num_workers, rows, 4)
+    loader = ShmDataLoader(0, factory, 1)
+    where = []
+    for number, (batch, *in_slot_and_huge) in enumerate(loader):
+        assert batch[:, -1].tolist() == list(range(4 * number, 4 * number + 4))
+        where.append(in_slot_and_huge)
+    # Nobody knows the size of the first. The ring asks, too.
+    assert where == [[False, True]] + [[True, True]] * 3
+    loader.teardown()
+
+
 def test_outside_of_a_producer_it_is_memory_like_any_other():
     assert empty([2, 3]).shape == (2, 3)
     assert empty((100_000,), dtype=torch.int8).dtype == torch.int8

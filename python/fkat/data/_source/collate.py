@@ -20,6 +20,10 @@ from torch.utils.dlpack import from_dlpack
 # Below this the call costs more than the copy that it saves.
 _WORTHWHILE_NBYTES = 16 << 10
 
+# From here on numpy asks for huge pages (numpy/_core/src/multiarray/alloc.c). Fresh pages of 4 KiB
+# take longer than what is written to them.
+_HUGE_NBYTES = 4 << 20
+
 _allocate: Callable[[int], Any] | None = None
 _owner = 0  # the process whose slots they are
 
@@ -47,8 +51,8 @@ def empty(size: Sequence[int], *, dtype: torch.dtype | None = None) -> torch.Ten
         dtype: Its type; None for torch's default.
     """
     dtype = dtype or torch.get_default_dtype()
-    placed = _in_slot(size, dtype)
-    return torch.empty(tuple(size), dtype=dtype) if placed is None else placed
+    memory = _memory(size, dtype)
+    return torch.empty(tuple(size), dtype=dtype) if memory is None else memory
 
 
 def empty_array(shape: Sequence[int], dtype: Any = float) -> np.ndarray[Any, Any]:
@@ -66,12 +70,19 @@ def empty_array(shape: Sequence[int], dtype: Any = float) -> np.ndarray[Any, Any
     return array
 
 
-def _in_slot(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor | None:
+def _memory(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor | None:
+    """In a producer: memory in the slot; else in huge pages, if it is large; else None."""
     nbytes = math.prod(shape) * dtype.itemsize
     if _allocate is None or nbytes < _WORTHWHILE_NBYTES or os.getpid() != _owner:
         return None
     capsule = _allocate(nbytes)
-    return None if capsule is None else from_dlpack(capsule).view(dtype).view(tuple(shape))
+    if capsule is not None:
+        memory = from_dlpack(capsule)
+    elif nbytes >= _HUGE_NBYTES:
+        memory = torch.from_numpy(np.empty(nbytes, np.uint8))
+    else:
+        return None
+    return memory.view(dtype).view(tuple(shape))
 
 
 def _collate_tensors(batch: Sequence[torch.Tensor], *, collate_fn_map: Any = None) -> Any:
@@ -85,7 +96,7 @@ def _collate_tensors(batch: Sequence[torch.Tensor], *, collate_fn_map: Any = Non
     is_worker = get_worker_info() is not None
     if all(type(each) is torch.Tensor for each in batch) and (is_worker or _is_in_order(batch)):
         shape = (len(batch), *first.shape)
-        out = _in_slot(shape, first.dtype) if first.is_cpu else None
+        out = _memory(shape, first.dtype) if first.is_cpu else None
         if out is None and is_worker:
             # Torch's own would be a file of /dev/shm, which nobody opens here.
             out = first.new_empty(shape)
