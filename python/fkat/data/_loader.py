@@ -23,6 +23,7 @@ from fkat.data.errors import CorruptSegmentError, DeviceError, ProducerDiedError
 T_co = TypeVar("T_co", covariant=True)
 
 INT64_MAX = 2**63 - 1  # what a seed is derived from
+MAX_PREFETCHES = 4000
 
 
 class Place(NamedTuple):
@@ -72,7 +73,10 @@ class FedLoader(ABC, Generic[T_co]):
         self._profiler = arguments.profiler("profiler", profiler)
         self._options = RingOptions(
             num_prefetches=arguments.integer(
-                "num_microbatch_prefetches", num_microbatch_prefetches, minimum=-1, maximum=4000
+                "num_microbatch_prefetches",
+                num_microbatch_prefetches,
+                minimum=-1,
+                maximum=MAX_PREFETCHES,
             ),
             max_microbatch_nbytes=arguments.integer(
                 "max_microbatch_nbytes", max_microbatch_nbytes, minimum=1, maximum=1 << 40

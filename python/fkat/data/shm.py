@@ -1,4 +1,4 @@
-"""`ShmDataLoader`: microbatches from a producer process through shared memory."""
+"""`ShmDataLoader`: microbatches from producer processes through shared memory."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 from torch import distributed
+from torch.utils.data import DataLoader
 
 from fkat.data import _arguments as arguments
 from fkat.data import _state as state
 from fkat.data._factory import DataLoaderFactory
-from fkat.data._loader import INT64_MAX, FedLoader, Place, T_co
+from fkat.data._loader import INT64_MAX, MAX_PREFETCHES, FedLoader, Place, T_co
 from fkat.data._seeding import Seeder
 from fkat.data._source.collate import empty, empty_array
+from fkat.data._source.existing import Existing
 from fkat.data._source.fingerprint import Description, Start, Trail
 from fkat.data._source.indices import WHOLE, Part
 from fkat.data._source.stateful import from_checkpoint, to_checkpoint
@@ -29,7 +31,7 @@ __all__ = ["DataLoaderFactory", "LoaderStats", "ShmDataLoader", "empty", "empty_
 
 
 class ShmDataLoader(FedLoader[T_co]):
-    """A data loader whose microbatches are made in another process and read from shared memory.
+    """A data loader whose microbatches are made in other processes and read from shared memory.
 
     It yields the same microbatches in the same order as the loader that ``dataloader_factory``
     returns. Tensors and numpy arrays in host memory are views of shared memory: they stay right for
@@ -46,7 +48,7 @@ class ShmDataLoader(FedLoader[T_co]):
         dataloader_factory: Called in the producer; returns a ``DataLoader`` or any iterable of
             microbatches. Must be picklable unless processes are started by fork. A ``DataLoader``
             over a map-style dataset with ``num_workers=N`` is run by N producers, each of which
-            calls it: what it loads into memory is there N times.
+            calls it: what it loads into memory is there N times (`from_dataloader` loads it once).
         num_microbatch_prefetches: At most so many microbatches are published ahead of the trainer,
             by all producers (each at least one); 0 makes each on demand; -1 makes as many as the
             memory budget admits (at most 503).
@@ -133,6 +135,48 @@ class ShmDataLoader(FedLoader[T_co]):
             self._part = Part(self._dp_rank, self._dp_size, drop_last)
         self._is_same_part = True  # whether this rank wrote the state it resumes, or could have
 
+    @classmethod
+    def from_dataloader(
+        cls, dataloader: DataLoader[T_co], *, seed: int = 0, **options: Any
+    ) -> ShmDataLoader[T_co]:
+        """The same microbatches in the same order as those of a ``DataLoader`` that exists.
+
+        Its ``num_workers``, ``worker_init_fn``, ``generator``, ``persistent_workers`` and
+        ``in_order`` mean what they mean in PyTorch, and so do ``timeout``,
+        ``multiprocessing_context`` and ``prefetch_factor`` (microbatches ahead by each worker; with
+        ``num_workers=0`` the default of ``num_microbatch_prefetches`` holds) unless ``options`` say
+        otherwise. ``pin_memory`` has no effect: ``device="cuda"`` copies from page-locked memory.
+
+        The ``DataLoader`` is left as it is, and may be used beside this. Forked producers share its
+        dataset with this process, copy-on-write: it is built once and loaded once. Under spawn and
+        forkserver each gets it pickled.
+
+        Args:
+            dataloader: A ``DataLoader``, or what is derived from it.
+            seed: As in the constructor; it gives a shuffled epoch its order, unless there is a
+                ``generator``. 0 by default, and not drawn from torch's global generator as
+                ``DataLoader`` draws it, so that another run can resume this one: to follow
+                ``torch.manual_seed`` give ``torch.initial_seed()``.
+            **options: Keyword arguments of the constructor.
+
+        Raises:
+            TypeError: ``dataloader`` is no ``DataLoader``, or an option is wrong.
+            ValueError: An option has a value that cannot work.
+        """
+        if not isinstance(dataloader, DataLoader):
+            raise TypeError(
+                f"dataloader must be a torch DataLoader, got a {type(dataloader).__name__}; for "
+                "another iterable, give the constructor a dataloader_factory that makes it"
+            )
+        taken: dict[str, Any] = {
+            "timeout": dataloader.timeout,
+            "multiprocessing_context": dataloader.multiprocessing_context,
+        }
+        if dataloader.num_workers > 0:
+            num_ahead = dataloader.num_workers * (dataloader.prefetch_factor or 2)
+            taken["num_microbatch_prefetches"] = min(num_ahead, MAX_PREFETCHES)
+        return cls(seed, Existing(dataloader), **{**taken, **options})
+
     def __len__(self) -> int:
         """Microbatches in the epoch, also if it was begun by another run; TypeError if not known.
 
@@ -212,7 +256,8 @@ class ShmDataLoader(FedLoader[T_co]):
     def _open_feed(self, begin: Place | None) -> Feed:
         if not self._multiprocessing:
             return LocalFeed(self._work(begin))
-        return WorkerFeed(self._work(begin), self._options, self._device)
+        num_workers = self._factory.num_producers if isinstance(self._factory, Existing) else 0
+        return WorkerFeed(self._work(begin), self._options, self._device, num_workers)
 
     def _resume_from(self, place: Place | None) -> Resume | None:
         if place is None:

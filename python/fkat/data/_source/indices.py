@@ -83,7 +83,7 @@ class Indices:
         self._count = 0
         seeder.seed_microbatch(epoch, 0)
         self._drawn = iter(index_sampler(loader))
-        draw_base_seed(loader)
+        draw_base_seed(loader, epoch)
         self.differences = self._skip(start)
 
     def __iter__(self) -> Iterator[Item]:
@@ -163,11 +163,14 @@ def index_sampler(loader: DataLoader[Any]) -> Any:
     return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
 
 
-def draw_base_seed(loader: DataLoader[Any]) -> None:
+def draw_base_seed(loader: DataLoader[Any], epoch: int) -> None:
     """Draw the seed that ``DataLoader`` draws for its workers, before the sampler draws the order.
 
-    Without this a shuffled epoch would come in another order than the ``DataLoader``'s.
+    Without this a shuffled epoch would come in another order than the ``DataLoader``'s. It draws
+    none for workers that have theirs from the first epoch.
     """
+    if loader.generator is not None and loader.persistent_workers and epoch > 0:
+        return
     torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
 
 

@@ -141,7 +141,7 @@ class Source:
         set_epoch_of(self._loader, epoch)
         self._seeder.seed_microbatch(epoch, 0)
         drawn = iter(index_sampler(self._loader))
-        draw_base_seed(self._loader)
+        draw_base_seed(self._loader, epoch)
         for _ in drawn:
             pass
 
@@ -155,6 +155,13 @@ class Source:
         for _, index, mark in own:
             # In no variable: a large one is freed before the next is made.
             yield Delivered(_make(loader, index), mark)
+
+
+def num_producers(loader: Iterable[Any]) -> int:
+    """How many producers a loader is dealt to: as many as it asks for workers."""
+    if isinstance(loader, DataLoader) and _is_map_style(loader):
+        return max(loader.num_workers, 1)
+    return 1
 
 
 def _is_map_style(loader: DataLoader[Any]) -> bool:

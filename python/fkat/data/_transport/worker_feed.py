@@ -1,7 +1,7 @@
 """A feed from the workers that a ``DataLoader`` asks for: producers that take turns.
 
-The first builds the loader and says how many there are to be; microbatch number k of an epoch is
-that of worker k modulo their number, as `DataLoader` deals them.
+The first builds the loader and says how many there are to be, unless that is known before;
+microbatch number k of an epoch is that of worker k modulo their number, as `DataLoader` deals them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,21 @@ class WorkerFeed:
         work: Of all workers.
         options: Of all rings together.
         device: Where microbatches go; None for host memory.
+        num_workers: How many there are to be, so that all start at once; 0 if that is not known.
     """
 
-    def __init__(self, work: LoaderWork, options: RingOptions, device: torch.device | None) -> None:
+    def __init__(
+        self,
+        work: LoaderWork,
+        options: RingOptions,
+        device: torch.device | None,
+        num_workers: int = 0,
+    ) -> None:
         self._work = work
         self._options = options
+        self._device = device
         self._feeds = [ProducerFeed(work.of_worker(0), options, device)]
-        self._num_workers = 0  # not told yet
+        self._num_workers = num_workers
         self._whose_turn = 0
         self._epoch = 0
         self._digest: int | None = None  # of all indices up to the microbatch delivered last
@@ -45,6 +53,7 @@ class WorkerFeed:
         self._digest = None
         for feed in self._feeds:
             feed.begin_pass(epoch, start)
+        self._open_missing(self._device)
 
     def next(self, device: torch.device | None, number: int) -> Produced:
         self._open_missing(device)  # of which an interrupt has kept us
