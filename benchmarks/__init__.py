@@ -1,1 +1,1 @@
-"""What it costs to hand a microbatch from a producer process to the trainer."""
+"""What a loader costs, against the ones that would be picked instead; see README.md."""

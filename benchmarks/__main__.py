@@ -1,81 +1,41 @@
-"""``python -m benchmarks``: every loader on every case, side by side; prints and stores.
-
-Each measurement is a process of its own. A round measures every loader of a case once, one right
-after the other and in another order than the round before, so that what else the machine does hits
-all of them alike.
-"""
+"""``python -m benchmarks [QUESTION ...]``: measures, stores every raw value, prints tables."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.cases import CASES
-from benchmarks.environment import ROOT, describe
-from benchmarks.foreign_load import ForeignLoad
-from benchmarks.markdown import to_markdown
-from benchmarks.report import print_report
-from benchmarks.subjects import SUBJECTS
+from benchmarks import questions
+from benchmarks.harness.environment import ROOT
+from benchmarks.harness.question import Effort
+from benchmarks.harness.run import Results, run
+from benchmarks.report.summary import Summary, summarise
+from benchmarks.report.tables import print_report
 
-HANG_TIMEOUT_S = 300
-"""A measurement takes seconds; one that takes this long hangs, and is reported as failed."""
-
-
-def measure_in_process(case: str, subject: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Run benchmarks.measure in a fresh process; its JSON, or ``{"reason": why not}``."""
-    command = [sys.executable, "-m", "benchmarks.measure", case, subject]
-    command += ["--passes", str(options.passes), "--prefetches", str(options.prefetches)]
-    if options.quick:
-        command += ["--shorten", "4"]
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=HANG_TIMEOUT_S
-        )
-    except subprocess.TimeoutExpired:
-        return {"reason": f"no result after {HANG_TIMEOUT_S} s"}
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["no output"]
-        return {"reason": f"{lines[-1]} (exit code {done.returncode})"}
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+QUICK = Effort(repeats=1, shorten=10)
 
 
-def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Measure all that was asked for; one failing loader does not stop the others."""
-    results: dict[str, Any] = {
-        "environment": describe(),
-        "options": {key: getattr(options, key) for key in ("rounds", "passes", "prefetches")},
-        "runs": [],
-        "failures": [],
-    }
-    num_runs = options.rounds * len(options.cases) * len(options.subjects)
+def measure(options: argparse.Namespace, console: Console) -> Results:
+    """Ask the questions, with a line that says where it is."""
+    asked = [questions.load(name) for name in options.questions]
+    effort = QUICK if options.quick else Effort(options.repeats)
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("", total=num_runs)
-        for number in range(options.rounds):
-            for case in options.cases:
-                shift = number % len(options.subjects)
-                for subject in options.subjects[shift:] + options.subjects[:shift]:
-                    label = f"round {number + 1}/{options.rounds}, {case}, {subject}"
-                    progress.update(task, description=label)
-                    meter = ForeignLoad()
-                    result = measure_in_process(case, subject, options)
-                    result["foreign_cores"] = round(meter.cores(), 2)
-                    if "reason" in result:
-                        result = {"case": case, "subject": subject, **result}
-                    kind = "failures" if "reason" in result else "runs"
-                    results[kind].append({"round": number, **result})
-                    progress.advance(task)
-    return results
+        task = progress.add_task("", total=None)
+        return run(
+            asked,
+            effort,
+            cases=options.only_cases,
+            subjects=options.only_subjects,
+            tell=lambda label: progress.update(task, description=label),
+        )
 
 
-def store(results: dict[str, Any], output: Path | None) -> Path:
+def store(results: Results, output: Path | None) -> Path:
     """Write the raw values and where they come from as JSON."""
     environment = results["environment"]
     stamp = environment["date_utc"][:19].replace(":", "")
@@ -86,41 +46,58 @@ def store(results: dict[str, Any], output: Path | None) -> Path:
     return path
 
 
-def parse() -> argparse.Namespace:
+def summaries_of(results: Results) -> list[Summary]:
+    """The stored questions, in their order."""
+    names = [name for name in questions.ORDER if name in results["questions"]]
+    return [summarise(questions.load(name), results) for name in names]
+
+
+def has_failed(results: Results) -> bool:
+    """Whether a subject failed; one that cannot do a case or is not installed has not."""
+    every = (each for question in results["questions"].values() for each in question["outcomes"])
+    return any(outcome["kind"] == "failed" for outcome in every)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--repeats", dest="rounds", type=int, default=5, help="rounds (5)")
-    parser.add_argument("--passes", type=int, default=2, help="timed passes per process (2)")
-    parser.add_argument("--prefetches", type=int, default=4, help="microbatches prefetched (4)")
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
+    names = ", ".join(questions.ORDER)
+    parser.add_argument("questions", nargs="*", metavar="QUESTION", help=f"of {names}; all")
+    parser.add_argument("--repeats", type=int, default=5, help="timed stretches each (5)")
     parser.add_argument("--quick", action="store_true", help="a smoke test: its numbers are noise")
+    parser.add_argument("--only-cases", nargs="+", metavar="CASE")
+    parser.add_argument("--only-subjects", nargs="+", metavar="SUBJECT")
     parser.add_argument("--output", type=Path, help="where to write the JSON")
     parser.add_argument("--show", type=Path, metavar="JSON", help="print a stored result instead")
-    parser.add_argument("--markdown", action="store_true", help="print Markdown, for the README")
-    options = parser.parse_args()
-    if options.quick:
-        options.rounds, options.passes = 1, 1
+    parser.add_argument(
+        "--page", type=Path, metavar="JSON", help="write docs/benchmarks.md and its plots instead"
+    )
+    options = parser.parse_args(arguments)
+    options.questions = options.questions or list(questions.ORDER)
+    unknown = [name for name in options.questions if name not in questions.ORDER]
+    if unknown:
+        parser.error(f"there is no question {unknown[0]!r}; there are {names}")
     return options
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Measure or load, then print; 1 if a loader failed (a missed bar is not a failure)."""
-    options = parse()
+    options = parse(arguments)
     console = Console()
     if not console.is_terminal:
-        console = Console(width=120)
-    if options.show is not None:
-        results = json.loads(options.show.read_text())
-    else:
-        results = run(options, console)
+        console = Console(width=160)
+    stored = options.show or options.page
+    results = json.loads(stored.read_text()) if stored else measure(options, console)
+    if options.page:
+        from benchmarks.report.write import write_page
+
+        write_page(results, summaries_of(results), options.page)
+        return 0
+    print_report(results, summaries_of(results), console)
+    if not stored:
         path = store(results, options.output)
         console.print(f"stored in {path}", style="dim", highlight=False)
-    if options.markdown:
-        print(to_markdown(results))
-    else:
-        print_report(results, console)
-    return 1 if results["failures"] else 0
+    return 1 if has_failed(results) else 0
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ import json
 import pytest
 import torch
 
-from benchmarks import device
-from benchmarks.device_bars import BARS, judge, summarise
-from benchmarks.device_cases import COPY_SIZES, STEPS, PoolOnDevice, SpotCheck, step_case
-from benchmarks.device_measure import compare_all
-from benchmarks.device_report import to_markdown
-from benchmarks.device_subjects import SUBJECTS, Resident, fkat
-from benchmarks.payload import WrongPayloadError
+from benchmarks.device import __main__ as device
+from benchmarks.device.bars import BARS, judge, summarise
+from benchmarks.device.cases import COPY_SIZES, STEPS, PoolOnDevice, SpotCheck, step_case
+from benchmarks.device.measure import compare_all
+from benchmarks.device.report import to_markdown
+from benchmarks.device.subjects import SUBJECTS, Resident, fkat
+from benchmarks.harness.question import WrongPayloadError
 
 CPU = torch.device("cpu")
 MIB = 1 << 20

@@ -10,7 +10,7 @@ from statistics import median
 
 from rich.console import Console
 
-from benchmarks.environment import describe
+from benchmarks.harness.environment import describe
 from benchmarks.reliability.loaders import LOADERS, is_installed
 from benchmarks.reliability.situations import SITUATIONS, Outcome
 

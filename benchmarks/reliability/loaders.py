@@ -91,7 +91,7 @@ def _stateful_data_loader(nbytes: int, trouble: str, timeout: float) -> Iterable
 
 
 def _spdl_pool(nbytes: int, trouble: str, timeout: float) -> Iterable[Any]:
-    from spdl.pipeline import SharedMemorySegmentPool  # type: ignore[import-not-found]
+    from spdl.pipeline import SharedMemorySegmentPool
 
     return _spdl(SharedMemorySegmentPool(nbytes, _NUM_SEGMENTS), nbytes, trouble, timeout)
 

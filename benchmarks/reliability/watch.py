@@ -17,7 +17,7 @@ from typing import IO
 
 import psutil
 
-from benchmarks.environment import ROOT
+from benchmarks.harness.environment import ROOT
 
 PATIENCE_S = 20.0
 START_PATIENCE_S = 120.0  # importing torch, on a busy machine

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.device_cases import COPY_SIZES, STEPS
-from benchmarks.summary import Spread
+from benchmarks.device.cases import COPY_SIZES, STEPS
+from benchmarks.harness.spread import Spread
 
 MIB = 1 << 20
 GIB = 1 << 30

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.cases import POOL_SIZE, Case, as_it_is
-from benchmarks.device_cases import Numbered, PoolOnDevice, in_process, open_shard, shards_of
+from benchmarks.device.cases import Numbered, PoolOnDevice, in_process, open_shard, shards_of
+from benchmarks.peers.dataloader import stop_workers
+from benchmarks.sources.ready import POOL_SIZE, Case, as_it_is
 from fkat.data import ShmDataLoader
 from fkat.data.sharded import ShardedDataLoader
 
@@ -100,8 +101,8 @@ class Spdl:
         self.inner = _workers(case, count, num_workers, pin_memory=False)
 
     def __iter__(self) -> Iterator[Microbatch]:
-        from spdl.io import transfer_tensor  # type: ignore[import-not-found]
-        from spdl.pipeline import PipelineBuilder  # type: ignore[import-not-found]
+        from spdl.io import transfer_tensor
+        from spdl.pipeline import PipelineBuilder
 
         with ThreadPoolExecutor(max_workers=1) as one_thread:
             builder = PipelineBuilder().add_source(self.inner)
@@ -152,3 +153,10 @@ def missing_package(subject: str) -> str | None:
 def inner_of(loader: Any) -> Any:
     """The loader that has processes to close."""
     return getattr(loader, "inner", loader)
+
+
+def close(loader: Any) -> None:
+    """End the loader's processes now, so that nothing outlives the measurement."""
+    if hasattr(loader, "teardown"):
+        loader.teardown()
+    stop_workers(loader)

@@ -1,6 +1,6 @@
 """One measurement of `benchmarks.device`, in this fresh process; prints one line of JSON.
 
-``python -m benchmarks.device_measure calibrate|copy|step|trainer ...``
+``python -m benchmarks.device.measure calibrate|copy|step|trainer ...``
 """
 
 from __future__ import annotations
@@ -9,25 +9,23 @@ import argparse
 import gc
 import json
 import time
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 
-from benchmarks.cases import POOL_SIZE, in_process_loader, pool_of
-from benchmarks.device_cases import (
+from benchmarks.device.cases import (
     MANY_SMALL,
     STEPS,
     PoolOnDevice,
     SpotCheck,
     step_case,
 )
-from benchmarks.device_clocks import Matmuls, copy_ms, elapsed_ms, timing_event
-from benchmarks.device_copies import measure_copies
-from benchmarks.device_subjects import SUBJECTS, Loader, inner_of
-from benchmarks.payload import WrongPayloadError
-from benchmarks.subjects import close
+from benchmarks.device.clocks import Matmuls, copy_ms, elapsed_ms, timing_event
+from benchmarks.device.copies import measure_copies
+from benchmarks.device.subjects import SUBJECTS, Loader, close, inner_of
+from benchmarks.harness.question import WrongPayloadError
+from benchmarks.sources.ready import POOL_SIZE, in_process_loader, pool_of
 from fkat.data import ShmDataLoader
 
 MAX_LAG = 2
@@ -106,7 +104,7 @@ def measure_trainer(options: argparse.Namespace, device: torch.device) -> dict[s
     num_blocks = options.passes * 20
     count = (num_blocks + 10) * NUM_READY
     pool_of(MANY_SMALL)
-    factory = partial(in_process_loader, replace(MANY_SMALL, num_items=count))
+    factory = partial(in_process_loader, MANY_SMALL, count)
     loader: Any = ShmDataLoader(0, factory, 2 * NUM_READY, device=device)
     wall_us, cpu_us = [], []
     try:

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.cases import pool_of
-from benchmarks.device_cases import copy_case, in_process
-from benchmarks.device_clocks import PinnedCopies, timing_event
+from benchmarks.device.cases import copy_case, in_process
+from benchmarks.device.clocks import PinnedCopies, timing_event
+from benchmarks.sources.ready import pool_of
 from fkat.data import ShmDataLoader
 
 SLOWEST_PRODUCER = 2 << 30

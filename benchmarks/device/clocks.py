@@ -7,7 +7,7 @@ from statistics import median
 
 import torch
 
-from benchmarks.device_cases import MATRIX_SIZE
+from benchmarks.device.cases import MATRIX_SIZE
 
 NUM_BUFFERS = 4
 """Pinned buffers that the reference copy takes turns with, as a loader's slots."""

@@ -1,27 +1,31 @@
-"""Is what arrived what was sent? Every byte in the warm-up pass, a spot of each item after it."""
+"""Is what arrived what was sent? Every byte in the warm-up, a spot of each item after it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
 
-from benchmarks.cases import POOL_SIZE, Case, pool_of
+from benchmarks.harness.question import WrongPayloadError
+from benchmarks.sources.ready import POOL_SIZE, Case, pool_of
 
 
-class WrongPayloadError(Exception):
-    """A microbatch arrived with other bytes than were sent: its loader's timing means nothing."""
+def _array(value: Any) -> np.ndarray:
+    """A loader's tensor, or the array of one that carries numpy arrays only."""
+    array: np.ndarray = value.numpy() if isinstance(value, torch.Tensor) else value
+    return array
 
 
-def compare_all(case: Case, index: int, item: Mapping[str, torch.Tensor]) -> None:
+def compare_all(case: Case, index: int, item: Mapping[str, Any]) -> None:
     """Compare keys, dtypes, shapes and every byte of microbatch ``index``."""
     expected = pool_of(case)[index % POOL_SIZE]
     if list(item) != list(expected):
         raise WrongPayloadError(f"microbatch {index}: keys {list(item)}, not {list(expected)}")
-    for key, array in expected.items():
-        want = torch.from_numpy(array)
-        got = item[key]
-        if got.dtype != want.dtype or not torch.equal(got, want):
+    for key, want in expected.items():
+        got = _array(item[key])
+        if got.dtype != want.dtype or not np.array_equal(got, want):
             raise WrongPayloadError(f"microbatch {index}: {key!r} differs from what was sent")
 
 
@@ -39,10 +43,10 @@ class SpotCheck:
         ]
         self._last = {key: array.size - 1 for key, array in pool_of(case)[0].items()}
 
-    def __call__(self, index: int, item: Mapping[str, torch.Tensor]) -> None:
+    def __call__(self, index: int, item: Mapping[str, Any]) -> None:
         """Raise WrongPayloadError unless the spot of microbatch ``index`` is as it was sent."""
         spots = self._spots[index % POOL_SIZE]
         key, first, last = spots[index % len(spots)]
-        array = item[key].numpy()
+        array = _array(item[key])
         if array.item(0) != first or array.item(self._last[key]) != last:
             raise WrongPayloadError(f"microbatch {index}: {key!r} differs from what was sent")

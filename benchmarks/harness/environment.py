@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("fkat-data", "torch", "numpy", "torchdata", "lightning")
+ROOT = Path(__file__).resolve().parent.parent.parent
+PACKAGES = (
+    *("fkat-data", "fkat", "torch", "numpy", "lightning", "pyarrow", "pillow"),
+    *("torchdata", "spdl", "grain", "webdataset", "litdata", "mosaicml-streaming"),
+)
 
 
 def _git(*arguments: str) -> str | None:
@@ -34,11 +38,13 @@ def _field(path: str, name: str) -> str | None:
     return next(values, None)
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def packages() -> dict[str, str]:
+    """Versions of those that matter and are installed."""
+    versions = {}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
 
 
 def describe() -> dict[str, Any]:
@@ -53,5 +59,5 @@ def describe() -> dict[str, Any]:
         "kernel": platform.release(),
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "python": platform.python_version(),
-        "packages": {package: _version(package) for package in PACKAGES},
+        "packages": packages(),
     }

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.device_cases import COPY_SIZES, STEPS
-from benchmarks.device_report import to_markdown
-from benchmarks.device_subjects import SUBJECTS, missing_package
-from benchmarks.environment import ROOT, describe
+from benchmarks.device.cases import COPY_SIZES, STEPS
+from benchmarks.device.report import to_markdown
+from benchmarks.device.subjects import SUBJECTS, missing_package
+from benchmarks.harness.environment import ROOT, describe
 
 NO_GPU = 2
 """Exit code where there is nothing to measure on."""
@@ -31,8 +31,8 @@ Run = dict[str, Any]
 
 
 def measure(kind: str, **arguments: Any) -> Run:
-    """Run benchmarks.device_measure in a fresh process; its JSON, or ``{"reason": why not}``."""
-    command = [sys.executable, "-m", "benchmarks.device_measure", kind]
+    """Run benchmarks.device.measure in a fresh process; its JSON, or ``{"reason": why not}``."""
+    command = [sys.executable, "-m", "benchmarks.device.measure", kind]
     for name, value in arguments.items():
         command += [f"--{name}", str(value)]
     try:

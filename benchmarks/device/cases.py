@@ -8,12 +8,20 @@ from functools import partial
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.cases import CASES, POOL_SIZE, Case, PoolDataset, TensorSpec, as_it_is, pool_of
+from benchmarks.sources.ready import (
+    POOL_SIZE,
+    TWENTY,
+    Case,
+    PoolDataset,
+    TensorSpec,
+    as_it_is,
+    pool_of,
+)
 
 COPY_SIZES = tuple(1024 * kib for kib in (64, 256, 1024, 4096, 16384, 65536, 262144))
 """Microbatches whose copy is measured, in bytes."""
 
-MANY_SMALL = CASES["a"]
+MANY_SMALL = TWENTY
 """20 tensors of 16 KiB: what a microbatch costs the trainer's thread shows best in small ones."""
 
 SHARD_LENGTH = 4
@@ -48,13 +56,13 @@ STEPS = {
 def copy_case(nbytes: int) -> Case:
     """A microbatch of one tensor."""
     spec = TensorSpec("x", "float32", (nbytes // 4,))
-    return Case(f"copy-{nbytes}", f"1 tensor of {nbytes} bytes", (spec,), 0, 0)
+    return Case(f"1 tensor of {nbytes} bytes", (spec,))
 
 
 def step_case(nbytes: int = 64 << 20) -> Case:
     """The microbatch of every training step: two equal tensors."""
     specs = tuple(TensorSpec(key, "float32", (8, nbytes // 64)) for key in ("x", "y"))
-    return Case("step", f"2 tensors, {nbytes} bytes in all", specs, 0, 0)
+    return Case(f"2 tensors, {nbytes} bytes in all", specs)
 
 
 class Numbered(Dataset[dict[str, torch.Tensor]]):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.device_bars import DeviceSummary, Verdict, judge, summarise
-from benchmarks.device_cases import STEPS
-from benchmarks.device_subjects import TITLES
-from benchmarks.summary import Spread
+from benchmarks.device.bars import DeviceSummary, Verdict, judge, summarise
+from benchmarks.device.cases import STEPS
+from benchmarks.device.subjects import TITLES
+from benchmarks.harness.spread import Spread
 
 
 def spread(value: Spread | None, digits: int = 2) -> str:

@@ -1,0 +1,1 @@
+"""``python -m benchmarks.device``: device mode against the other ways to the GPU."""

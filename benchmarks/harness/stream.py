@@ -1,0 +1,131 @@
+"""Timed stretches of any loader: warm-up with full checks, then repeats with spot checks."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from itertools import islice
+from typing import Any
+
+from benchmarks.harness.clocks import Stopwatch
+from benchmarks.harness.memory import memory_mib
+from benchmarks.harness.question import Effort, Measurement, WrongPayloadError
+
+OpenLoader = Callable[[], AbstractContextManager[Iterable[Any]]]
+Check = Callable[[int, Any], None]
+
+_STRETCH_S = 0.25
+"""A timed stretch is about so long; longer only if it would have fewer than the least items."""
+
+_LONG_STRETCH_S = 1.0
+"""The longest that a stretch may become for the sake of the least items."""
+
+_LEAST_ITEMS = 12
+_VERY_LEAST_ITEMS = 4
+
+
+def _numbered(loader: Iterable[Any], num_items: int | None) -> Iterator[tuple[int, Any]]:
+    """Epoch after epoch, each item with its number in the epoch."""
+    while True:
+        number = -1
+        for number, item in enumerate(loader):
+            yield number, item
+        if number + 1 != (num_items or number + 1) or number < 0:
+            raise WrongPayloadError(f"{number + 1} microbatches arrived, {num_items} were sent")
+
+
+def _warm_up(items: Iterator[tuple[int, Any]], check: Check, effort: Effort) -> None:
+    """Compare items in full until every slot, queue and pool of the loader has been used."""
+    end = time.perf_counter() + _STRETCH_S / effort.shorten
+    for number, item in islice(items, _LEAST_ITEMS):
+        check(number, item)
+    while time.perf_counter() < end:
+        check(*next(items))
+
+
+def _stretch_length(items: Iterator[tuple[int, Any]], check: Check, effort: Effort) -> int:
+    """Items of a timed stretch, from the time that a short one takes."""
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() < start + 0.2 * _STRETCH_S / effort.shorten:
+        check(*next(items))
+        count += 1
+    item_s = (time.perf_counter() - start) / count
+    budget = _STRETCH_S / effort.shorten / item_s
+    generous = min(_LEAST_ITEMS, _LONG_STRETCH_S / effort.shorten / item_s)
+    return int(max(budget, generous, _VERY_LEAST_ITEMS))
+
+
+def percentile_99(values: list[float]) -> float:
+    """The value that 99 % do not exceed; the largest of fewer than 100."""
+    return sorted(values)[int(0.99 * (len(values) - 1) + 0.5)]
+
+
+def _timed(items: Iterator[tuple[int, Any]], length: int, check: Check) -> dict[str, float]:
+    waits: list[float] = []
+    clock = time.perf_counter
+    watch = Stopwatch()
+    for _ in range(length):
+        asked = clock()
+        number, item = next(items)
+        waits.append(clock() - asked)
+        check(number, item)
+    taken = watch.stop()
+    return {
+        "wall_us": 1e6 * taken.wall_s / length,
+        "trainer_cpu_us": 1e6 * taken.trainer_cpu_s / length,
+        "workers_cpu_us": 1e6 * taken.workers_cpu_s / length,
+        "p99_wait_us": 1e6 * percentile_99(waits),
+    }
+
+
+def timed_passes(
+    open_loader: OpenLoader,
+    num_items: int | None,
+    effort: Effort,
+    check_all: Check,
+    check_spot: Check,
+) -> Measurement:
+    """Measure a loader in its steady state.
+
+    The loader is read as one long stream, epoch after epoch: a warm-up, in which every item is
+    compared in full, then ``effort.repeats`` timed stretches of a quarter of a second. What is to
+    show nothing of the turn of an epoch needs an epoch that does not end meanwhile.
+
+    Args:
+        open_loader: Gives a context manager for the loader, which ends its processes.
+        num_items: Microbatches of an epoch; None if it has more than anybody reads.
+        effort: Number of stretches, and how much shorter everything is to be.
+        check_all: Called with (number in the epoch, item) in the warm-up; raises
+            `WrongPayloadError`.
+        check_spot: The same for a timed item. Its time is part of the stretch: it has to be short
+            and the same for every loader.
+
+    Returns:
+        ``first_s``: from opening the loader to the first item. ``added_mib``: memory of all
+        processes above what was there before the loader, the largest of the samples between the
+        stretches. One value per stretch of, per item, ``wall_us``, ``trainer_cpu_us``,
+        ``workers_cpu_us``, and of ``p99_wait_us``, the 99th percentile of the time in ``next()``.
+
+    Raises:
+        WrongPayloadError: Contents or number of microbatches are not what was sent.
+    """
+    before_mib = memory_mib()
+    start = time.perf_counter()
+    with open_loader() as loader:
+        items = _numbered(loader, num_items)
+        number, item = next(items)
+        first_s = time.perf_counter() - start
+        check_all(number, item)
+        _warm_up(items, check_all, effort)
+        length = _stretch_length(items, check_spot, effort)
+        gc.collect()
+        gc.freeze()
+        stretches, samples = [], []
+        for _ in range(effort.repeats):
+            stretches.append(_timed(items, length, check_spot))
+            samples.append(memory_mib() - before_mib)
+        del items, item  # a loader may wait for what was taken from it, or for its iterator
+    metrics = {name: [each[name] for each in stretches] for name in stretches[0]}
+    return {**metrics, "first_s": [first_s], "added_mib": [max(0.0, *samples)]}

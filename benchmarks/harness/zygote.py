@@ -1,0 +1,106 @@
+"""Forks a fresh process for each configuration, so that none waits for torch to be imported.
+
+``python -m benchmarks.harness.zygote``: a line of JSON on its standard input asks for a
+configuration, a line of JSON on its standard output answers; the first line says what is installed.
+It has no threads: a fork of it is as good as a new interpreter that has imported torch and numpy.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import signal
+import sys
+import traceback
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+TIMEOUT_S = 120
+"""A configuration takes seconds; one that takes this long hangs, and has failed."""
+
+_PIPE_NBYTES = 1 << 20
+"""Room for an outcome, so that the child need not wait until it is read."""
+
+_F_SETPIPE_SZ = 1031
+
+
+def _measure_into(request: dict[str, Any], pipe: int) -> None:
+    """The forked child: measure, and write the outcome."""
+    from benchmarks.harness.memory import shared_with
+    from benchmarks.harness.one import Outcome, measure
+    from benchmarks.harness.question import Effort
+
+    os.setsid()
+    shared_with(os.getppid())
+    names = (request["question"], request["case"], request["subject"])
+    try:
+        outcome = measure(*names, Effort(**request["effort"]))
+    except Exception as error:
+        traceback.print_exc()
+        outcome = Outcome("failed", reason=f"{type(error).__name__}: {error}")
+    os.write(pipe, json.dumps(asdict(outcome)).encode())
+
+
+def _wait(pid: int) -> str:
+    """How the child ended; it and the processes of its session are killed if it takes too long."""
+    pidfd = os.pidfd_open(pid)
+    ended, _, _ = select.select([pidfd], [], [], TIMEOUT_S)
+    os.close(pidfd)
+    if not ended:
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return f"it ended with exit code {code}" if ended else f"no result after {TIMEOUT_S} s"
+
+
+def _answer(pid: int, pipe: int) -> dict[str, Any]:
+    """The outcome of the child, whatever became of it."""
+    how = _wait(pid)
+    os.set_blocking(pipe, False)  # a process that outlives the child may have inherited the pipe
+    try:
+        text = os.read(pipe, _PIPE_NBYTES)
+    except BlockingIOError:
+        text = b""
+    answer: dict[str, Any] = {"kind": "failed", "metrics": {}, "reason": how}
+    return json.loads(text) if text else answer
+
+
+def main() -> None:
+    """Answer requests until the input ends."""
+    import fcntl
+
+    import torch  # noqa: F401
+
+    from benchmarks.harness.environment import packages
+    from benchmarks.harness.foreign_load import ForeignLoad
+
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a loader prints is no answer
+    num_threads = len(list(Path("/proc/self/task").iterdir()))
+    if num_threads != 1:
+        raise RuntimeError(f"a process that forks must have 1 thread, this one has {num_threads}")
+    print(json.dumps({"packages": packages()}), file=answers, flush=True)
+    gc.collect()
+    gc.freeze()
+    for line in sys.stdin:
+        load = ForeignLoad()
+        reader, writer = os.pipe()
+        fcntl.fcntl(writer, _F_SETPIPE_SZ, _PIPE_NBYTES)
+        pid = os.fork()
+        if pid == 0:
+            _measure_into(json.loads(line), writer)
+            return  # and out, as from any program: the loaders' own exit handlers run
+        os.close(writer)
+        answer = _answer(pid, reader)
+        os.close(reader)
+        answer["foreign_cores"] = round(load.cores(), 2)
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

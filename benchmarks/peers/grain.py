@@ -1,0 +1,67 @@
+"""Google's Grain: `mp_prefetch`, whose processes it starts by spawn; it carries numpy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from benchmarks.harness.question import CannotDoError
+from benchmarks.peers.spec import Spec
+
+
+class _AsArrays:
+    """The dataset's items with numpy arrays: torch tensors would take torch's slower way."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Any:
+        item = self._dataset[index]
+        if isinstance(item, torch.Tensor):
+            return item.numpy()
+        return {key: tensor.numpy() for key, tensor in item.items()}
+
+
+class _Reiterable:
+    """Closes its iterator with itself: Grain asks for that, to end the processes."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+        self._iterators: list[Any] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        iterator = iter(self._dataset)
+        self._iterators.append(iterator)
+        return iterator  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        for iterator in self._iterators:
+            iterator.close()
+
+
+@contextmanager
+def open_loader(spec: Spec) -> Iterator[Iterable[Any]]:
+    """Reads without threads: there is nothing to wait for in memory."""
+    import grain
+
+    if spec.start_method not in (None, "spawn"):
+        raise CannotDoError("it always spawns")
+    dataset = grain.MapDataset.source(_AsArrays(spec.dataset))
+    if spec.batch_size is not None:
+        dataset = dataset.batch(spec.batch_size)
+    reads = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    options = grain.MultiprocessingOptions(
+        spec.num_workers, per_worker_buffer_size=spec.num_prefetches
+    )
+    loader = _Reiterable(dataset.to_iter_dataset(reads).mp_prefetch(options))
+    try:
+        yield loader
+    finally:
+        loader.close()
