@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import OrderedDict, namedtuple
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fkat.data import _core
-from fkat.data._transport.codec import asarray, decode, encode, from_dlpack, move
+from fkat.data._transport.codec import Encoder, asarray, decode, encode, from_dlpack, move
 from tests.equality import assert_same
 
 Pair = namedtuple("Pair", ["left", "right"])
@@ -138,3 +141,36 @@ def test_encoding_leaves_the_microbatch_as_it_was(microbatch):
     assert encode(microbatch)[0] == before
     through_ring(microbatch)
     assert encode(microbatch)[0] == before
+
+
+@relaxed
+@given(st.lists(microbatches(), min_size=2, max_size=3))
+def test_an_encoder_takes_one_after_another_as_it_would_the_first(several):
+    encoder = Encoder()
+    for microbatch in several:
+        structure, leaves = encoder.encode(microbatch)
+        assert structure == encode(microbatch)[0]
+        tensors = [leaf if isinstance(leaf, np.ndarray) else from_dlpack(leaf) for leaf in leaves]
+        assert_same(decode(structure, tensors), microbatch)
+
+
+def test_an_encoder_keeps_nothing_and_goes_on_after_what_cannot_be_pickled():
+    encoder = Encoder()
+    sample = Sample([torch.ones(3), "text"])
+    gone = weakref.ref(sample)
+    assert len(encoder.encode(sample)[1]) == 1
+    with pytest.raises(TypeError, match=r"microbatch\[1\]"):
+        encoder.encode([torch.zeros(2), lambda: None, sample])
+    del sample
+    assert gone() is None
+    assert encoder.encode(torch.ones(1))[0] == encode(torch.ones(1))[0]
+
+
+def test_encoding_once_leaves_no_garbage():
+    gc.collect()
+    gc.disable()
+    try:
+        encode({"rows": torch.ones(3)})
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -35,35 +35,8 @@ _VIEWABLE_ARRAY_KINDS = frozenset("biufcmMSUV")
 
 
 def encode(microbatch: Any, prefix: bytes = b"") -> tuple[bytes, list[Any]]:
-    """Take a microbatch apart.
-
-    Args:
-        microbatch: Any object that can be pickled, with tensors and arrays anywhere in it.
-        prefix: What to put before the structure.
-
-    Returns:
-        The structure, and the leaves as DLPack capsules and objects with the buffer protocol. The
-        leaves view the memory of the microbatch.
-
-    Raises:
-        TypeError: Something in it cannot be pickled; names its place.
-    """
-    file = io.BytesIO()
-    file.write(prefix)
-    pickler = pickle.Pickler(file, protocol=5)
-    encoder = _Encoder()
-    # Looked up by exact type, before anything a class says about itself; what appears again is
-    # found in the pickler's memo.
-    pickler.dispatch_table = {
-        **copyreg.dispatch_table,
-        torch.Tensor: encoder.reduce_tensor,
-        np.ndarray: encoder.reduce_array,
-    }
-    try:
-        pickler.dump(microbatch)
-    except Exception as error:
-        raise TypeError(describe_unpicklable(microbatch, "microbatch", encode, error)) from error
-    return file.getvalue(), encoder.leaves
+    """`Encoder.encode`, once."""
+    return Encoder().encode(microbatch, prefix)
 
 
 def decode(
@@ -110,31 +83,69 @@ class _Decoder(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-class _Encoder:
-    """Collects leaves while the pickler walks the microbatch; how to pickle tensors and arrays."""
+class Encoder:
+    """Takes microbatches apart, one after another. Used by one thread."""
 
     def __init__(self) -> None:
-        self.leaves: list[Any] = []
+        self._leaves: list[Any] = []
+        self._file = io.BytesIO()
+        self._pickler = pickle.Pickler(self._file, protocol=5)
+
+    def encode(self, microbatch: Any, prefix: bytes = b"") -> tuple[bytes, list[Any]]:
+        """Take a microbatch apart.
+
+        Args:
+            microbatch: Any object that can be pickled, with tensors and arrays anywhere in it.
+            prefix: What to put before the structure.
+
+        Returns:
+            The structure, and the leaves as DLPack capsules and objects with the buffer protocol.
+            The leaves view the memory of the microbatch; nothing else is kept of it.
+
+        Raises:
+            TypeError: Something in it cannot be pickled; names its place.
+        """
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(prefix)
+        # Looked up by exact type, before anything a class says about itself; what appears again is
+        # found in the pickler's memo. Anew each time, because user code may register more.
+        self._pickler.dispatch_table = {
+            **copyreg.dispatch_table,
+            torch.Tensor: self.reduce_tensor,
+            np.ndarray: self.reduce_array,
+        }
+        try:
+            self._pickler.dump(microbatch)
+            return self._file.getvalue(), self._leaves
+        except Exception as error:
+            message = describe_unpicklable(microbatch, "microbatch", encode, error)
+            raise TypeError(message) from error
+        finally:
+            self._pickler.clear_memo()
+            self._pickler.dispatch_table = copyreg.dispatch_table  # no cycle of references
+            self._leaves = []
 
     def reduce_tensor(self, tensor: torch.Tensor) -> Any:
         """As ``__reduce_ex__``. Called for every tensor: the hottest code of the producer."""
         lazy_check = LAZY_CHECK_OF_PLAIN_DTYPE.get(tensor.dtype)
         if lazy_check is None or tensor.requires_grad or lazy_check(tensor):
             return _reduce_unusual_tensor(tensor)
+        leaves = self._leaves
         try:
             is_dense = tensor.is_contiguous() or _is_dense(tensor)
-            self.leaves.append(to_dlpack(tensor if is_dense else tensor.clone()))
+            leaves.append(to_dlpack(tensor if is_dense else tensor.clone()))
         except (RuntimeError, BufferError):  # no memory to look at: sparse, nested, meta
             return _reduce_unusual_tensor(tensor)
-        return _leaf, (len(self.leaves) - 1,)
+        return _leaf, (len(leaves) - 1,)
 
     def reduce_array(self, array: np.ndarray[Any, Any]) -> Any:
         """As ``__reduce_ex__``."""
         dtype = array.dtype
         if dtype.char not in _PLAIN_ARRAY_CHARS or not dtype.isnative:
             return _reduce_unusual_array(array)
-        self.leaves.append(array if array.flags.forc else array.copy(order="K"))
-        return _leaf, (len(self.leaves) - 1,)
+        self._leaves.append(array if array.flags.forc else array.copy(order="K"))
+        return _leaf, (len(self._leaves) - 1,)
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:

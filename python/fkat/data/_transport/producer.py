@@ -5,13 +5,14 @@ Runs until the trainer stops it or dies. Never touches an accelerator.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from multiprocessing import current_process, util
 from typing import Any
 
@@ -21,6 +22,7 @@ from fkat.data import _core
 from fkat.data._source import collate
 from fkat.data._source.note import Produced
 from fkat.data._transport import stack, unshared_fds
+from fkat.data._transport.codec import Encoder
 from fkat.data._transport.inherited_fd import InheritedFd
 from fkat.data._transport.record import pack
 from fkat.data._transport.remote_error import dump_error
@@ -41,6 +43,7 @@ class ProducerArgs:
 def main(args: ProducerArgs) -> None:
     """Body of the producer process."""
     unshared_fds.close()
+    gc.freeze()  # a collection would visit, and so copy, every page that fork has made us share
     process = current_process()
     process.name = str(process.name)  # what user code starts by spawn is told its parent's name
     stack.answer_on(args.answers_fd.fd)
@@ -79,6 +82,7 @@ def _detach_from_trainer(trainer_pidfd: int) -> None:
 def _serve(producer: _core.Producer, work: Work) -> None:
     source: PassSource | None = None
     previous = 0
+    encoders = repeat(Encoder())
     while (pass_ := producer.await_pass(previous)) is not None:
         previous = pass_.id
         position = pass_.start
@@ -89,7 +93,7 @@ def _serve(producer: _core.Producer, work: Work) -> None:
                 producer.share_budget(source.num_workers)
             length = source.length(pass_.epoch)
             producer.announce_length(_core.LENGTH_UNKNOWN if length is None else length)
-            for structure, leaves in map(pack, _wanted(producer, pass_, source)):
+            for structure, leaves in map(pack, _wanted(producer, pass_, source), encoders):
                 # Only the leaves hold the microbatch now: what lies in a slot stays there.
                 if not producer.publish(pass_, position, structure, leaves):
                     break

@@ -14,20 +14,20 @@ from typing import Any
 import torch
 
 from fkat.data._source.note import NO_DIGEST, Delivered, Ends, Event, Mark, Produced
-from fkat.data._transport.codec import decode, encode
+from fkat.data._transport.codec import Encoder, decode
 
 _ENDS = tuple(Ends)  # a look-up in a tuple: making an Ends of a number takes a microsecond
 # shard (-1: an event), offset, digest, ends, digest before, bytes of inner
 _PLACE = struct.Struct("<qqIBII")
 
 
-def pack(produced: Produced) -> tuple[bytes, list[Any]]:
-    """The structure and the leaves of a record. Raises what `codec.encode` raises."""
+def pack(produced: Produced, encoder: Encoder) -> tuple[bytes, list[Any]]:
+    """The structure and the leaves of a record. Raises what `Encoder.encode` raises."""
     if type(produced) is not Delivered:
         return _PLACE.pack(-1, 0, NO_DIGEST, 0, NO_DIGEST, 0) + pickle.dumps(produced), []
     microbatch, (shard, offset, digest, inner, ends, before) = produced
     place = _PLACE.pack(shard, offset, digest, ends, before, len(inner))
-    return encode(microbatch, place + inner)
+    return encoder.encode(microbatch, place + inner)
 
 
 def is_event(structure: bytes) -> bool:
