@@ -271,7 +271,7 @@ def test_every_state_has_the_same_keys():
         for state in uninterrupted(factory, multiprocessing=False)[1]:
             assert set(state) == {
                 *("version", "class", "seed", "dp_size", "epoch", "microbatch"),
-                *("fingerprint", "inner"),
+                *("fingerprint", "inner", "workers"),
             }
             assert set(state["fingerprint"]) == {"source", "trail", "part"}
 

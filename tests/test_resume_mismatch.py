@@ -176,7 +176,7 @@ def without(key):
 BAD = {
     "no dict": ([1], "is a dict, got a list"),
     "foreign": ({"a": 1}, "'version' is None"),
-    "newer": (changed(version=2), "version 2; .* reads versions up to 1: upgrade"),
+    "newer": (changed(version=99), "version 99; .* reads versions up to 2: upgrade"),
     "version of the wrong type": (changed(version=True), "'version' is True"),
     "of another class": (
         {**changed(), "class": "DictDataLoader"},
@@ -193,6 +193,10 @@ BAD = {
     ),
     "damaged trail": (
         changed(fingerprint={"source": [], "trail": [[1, "xyz"]], "part": [0, 1]}),
+        r"no list of \[offset, digest",
+    ),
+    "trail beyond all positions": (
+        changed(fingerprint={"source": [], "trail": [[2**63 - 1, 0]], "part": [0, 1]}),
         r"no list of \[offset, digest",
     ),
     "damaged source": (

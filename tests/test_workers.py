@@ -13,7 +13,6 @@ import torch
 from torch.utils.data import (
     DataLoader,
     Dataset,
-    IterableDataset,
     default_collate,
     get_worker_info,
 )
@@ -147,24 +146,6 @@ def is_shared(samples):
 def test_default_collate_makes_no_files_in_shared_memory():
     loader = ShmDataLoader(0, partial(who_made_it, 2, collate_fn=is_shared))
     assert [made[1:] for made in loader] == [(False, i % 2) for i in range(NUM_BATCHES)]
-    loader.teardown()
-
-
-class Stream(IterableDataset):
-    def __iter__(self):
-        info = get_worker_info()
-        return iter([(i, info.id) for i in range(info.id, 6, info.num_workers)])
-
-
-def stream():
-    return DataLoader(Stream(), batch_size=None, num_workers=2)
-
-
-def test_an_iterable_dataset_keeps_workers_of_its_dataloader():
-    loader = ShmDataLoader(0, stream)
-    expected = [(i, i % 2) for i in range(6)]
-    assert [tuple(map(int, item)) for item in loader] == expected
-    assert len(loader._feed.pids) == 1
     loader.teardown()
 
 

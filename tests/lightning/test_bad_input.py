@@ -36,12 +36,12 @@ pytestmark = pytest.mark.filterwarnings(
 
 def test_the_state_has_these_keys(checkpoint):
     assert checkpoint["DataModule"] == {
-        "version": 1,
+        "version": 2,
         "class": "DataModule",
         "world_size": 1,
         "num_finished": 3,
         "is_at_step_boundary": True,
-        "train": {"version": 1, "class": "Numbers", "epoch": 0, "position": 3},
+        "train": {"version": 2, "class": "Numbers", "epoch": 0, "position": 3},
     }
 
 
@@ -50,8 +50,8 @@ def test_lightning_keeps_no_position_of_its_own(checkpoint):
 
 
 def test_a_newer_state_is_refused(checkpoint, tmp_path):
-    state = {**checkpoint["DataModule"], "version": 2}
-    with pytest.raises(StateError, match=r"version 2.*upgrade"):
+    state = {**checkpoint["DataModule"], "version": 99}
+    with pytest.raises(StateError, match=r"version 99.*upgrade"):
         resume(checkpoint, state, tmp_path / "new.ckpt")
 
 

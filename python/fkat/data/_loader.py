@@ -14,7 +14,7 @@ import torch
 from fkat.data import _arguments as arguments
 from fkat.data._restarts import Restarts
 from fkat.data._source.fingerprint import NO_TRAIL, Description, Trail
-from fkat.data._source.note import Delivered, Described, Ends, Event, Mark, Notice
+from fkat.data._source.note import Delivered, Described, Ends, Event, Mark, Notice, WorkerPlace
 from fkat.data._transport.feed import Feed, LoaderStats, ProcessFeed
 from fkat.data._transport.producer_feed import MAX_LEASES, RingOptions
 from fkat.data._transport.work import Work
@@ -35,6 +35,7 @@ class Place(NamedTuple):
         shard: Number of the shard among those of this rank; 0 where there are no shards.
         trail: Digests of what came before it in the shard (in the epoch).
         inner: State of the user's own loader, pickled; empty if it has none.
+        workers: Where each worker stands, if ``microbatch`` does not say it.
     """
 
     epoch: int
@@ -42,6 +43,7 @@ class Place(NamedTuple):
     shard: int = 0
     trail: Trail = NO_TRAIL
     inner: bytes = b""
+    workers: tuple[WorkerPlace, ...] = ()
 
 
 class FedLoader(ABC, Generic[T_co]):
@@ -254,7 +256,8 @@ class FedLoader(ABC, Generic[T_co]):
         if mark.ends is Ends.SHARD:
             return Place(self._epoch, microbatch, mark.shard + 1)
         trail = self._base.trail if self._base.shard == mark.shard else NO_TRAIL
-        return Place(self._epoch, microbatch, mark.shard, trail.then(mark), mark.inner)
+        trail = trail.then(mark)
+        return Place(self._epoch, microbatch, mark.shard, trail, mark.inner, mark.workers)
 
     def _take_note(self, event: Event) -> None:
         if isinstance(event, Notice):

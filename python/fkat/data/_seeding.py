@@ -11,7 +11,7 @@ import random
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import numpy as np
@@ -29,13 +29,18 @@ class Seeder:
     Args:
         seed: The user's seed, any integer.
         dp_rank: Data-parallel rank; ranks that share one see the same random numbers.
+        first: Position of the first microbatch that is seeded for.
+        step: Positions from one such microbatch to the next.
     """
 
     seed: int
     dp_rank: int
+    first: int = 0
+    step: int = 1
 
     def seed_microbatch(self, epoch: int, position: int) -> None:
         """Seed for microbatch ``position`` (from 0) of ``epoch`` (from 0)."""
+        position = self.first + self.step * position
         self._seed_all(derive_seed(self.seed, self.dp_rank, epoch, position))
 
     def seed_factory(self) -> None:
@@ -47,6 +52,14 @@ class Seeder:
         value = derive_seed(self.seed, self.dp_rank, epoch, _WORKER - number)
         self._seed_all(value)
         return value
+
+    def of_worker(self, number: int, num_workers: int) -> Seeder:
+        """The seeder of the microbatches of one worker, counted by itself.
+
+        They have the positions that they would have if all workers took turns without an end: a
+        worker's random numbers do not depend on how far the others are.
+        """
+        return replace(self, first=number, step=num_workers)
 
     def of_shard(self, number: int) -> Seeder:
         """The seeder of shard ``number`` (from 0) of an epoch, whose positions are its own."""

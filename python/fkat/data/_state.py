@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from fkat.data.errors import ResumeMismatchError, StateError
 
-VERSION = 1
+VERSION = 2
 
 # The kind of a value: a type, or several.
 Kind = type | tuple[type, ...]

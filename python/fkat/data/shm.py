@@ -16,6 +16,7 @@ from fkat.data import _state as state
 from fkat.data._factory import DataLoaderFactory
 from fkat.data._loader import INT64_MAX, MAX_PREFETCHES, FedLoader, Place, T_co
 from fkat.data._seeding import Seeder
+from fkat.data._source import worker_places
 from fkat.data._source.collate import empty, empty_array
 from fkat.data._source.existing import Existing
 from fkat.data._source.fingerprint import Description, Start, Trail
@@ -47,11 +48,14 @@ class ShmDataLoader(FedLoader[T_co]):
             position).
         dataloader_factory: Called in the producer; returns a ``DataLoader`` or any iterable of
             microbatches. Must be picklable unless processes are started by fork. A ``DataLoader``
-            over a map-style dataset with ``num_workers=N`` is run by N producers, each of which
-            calls it: what it loads into memory is there N times (`from_dataloader` loads it once).
+            with ``num_workers=N`` is run by N producers (over an iterable dataset only without
+            ``dp_size``), each of which calls it: what it loads into memory is there N times
+            (`from_dataloader` loads it once). With ``in_order=False`` (and without ``dp_size``) a
+            microbatch is delivered when it is ready; what is in it does not depend on that.
         num_microbatch_prefetches: At most so many microbatches are published ahead of the trainer,
             by all producers (each at least one); 0 makes each on demand; -1 makes as many as the
-            memory budget admits (at most 503).
+            memory budget admits (at most 503). The ``prefetch_factor`` of a ``DataLoader`` that the
+            factory returns has no effect.
         dp_rank: Data-parallel rank. Ranks that share one see the same microbatches.
         profiler: A Lightning ``Profiler``, run in the producer; the name of its report gets the pid
             as a suffix.
@@ -213,6 +217,7 @@ class ShmDataLoader(FedLoader[T_co]):
         """
         if state_dict == {}:
             return
+        state_dict = _upgraded(state_dict)
         state.check(state_dict, "ShmDataLoader", _KEYS)
         fingerprint = state_dict["fingerprint"]
         state.check_keys(fingerprint, "ShmDataLoader", _FINGERPRINT_KEYS)
@@ -256,14 +261,19 @@ class ShmDataLoader(FedLoader[T_co]):
     def _open_feed(self, begin: Place | None) -> Feed:
         if not self._multiprocessing:
             return LocalFeed(self._work(begin))
-        num_workers = self._factory.num_producers if isinstance(self._factory, Existing) else 0
-        return WorkerFeed(self._work(begin), self._options, self._device, num_workers)
+        known = self._factory.dealing(self._part) if isinstance(self._factory, Existing) else None
+        return WorkerFeed(self._work(begin), self._options, self._device, known)
 
     def _resume_from(self, place: Place | None) -> Resume | None:
         if place is None:
             return None
         start = Start(
-            place.trail, place.inner, self._described, self._is_same_part, self._is_strict
+            place.trail,
+            place.inner,
+            self._described,
+            self._is_same_part,
+            self._is_strict,
+            place.workers,
         )
         return Resume(place.epoch, start, place.microbatch)
 
@@ -283,6 +293,7 @@ class ShmDataLoader(FedLoader[T_co]):
                 "part": self._process(),
             },
             "inner": to_checkpoint(place.inner),
+            "workers": worker_places.to_list(place.workers),
         }
 
 
@@ -293,8 +304,16 @@ _KEYS: dict[str, state.Kind] = {
     "microbatch": int,
     "fingerprint": dict,
     "inner": (bytes, type(None)),
+    "workers": (list, type(None)),
 }
 _FINGERPRINT_KEYS: dict[str, state.Kind] = {"source": list, "trail": list, "part": list}
+
+
+def _upgraded(state_dict: Any) -> Any:
+    """A state as the present format has it: until version 2 no worker was counted alone."""
+    if isinstance(state_dict, dict) and state_dict.get("version") == 1:
+        return {"workers": None, **state_dict}
+    return state_dict
 
 
 def _read(state_dict: dict[str, Any]) -> tuple[Place, Description]:
@@ -311,5 +330,10 @@ def _read(state_dict: dict[str, Any]) -> tuple[Place, Description]:
         dict(described)  # names that are none
     except (TypeError, ValueError) as error:
         raise StateError(f"the fingerprint in this state of ShmDataLoader: {error}") from error
+    try:
+        workers = worker_places.from_list(state_dict["workers"], state_dict["microbatch"])
+    except ValueError as error:
+        raise StateError(f"'workers' in this state of ShmDataLoader: {error}") from error
     inner = from_checkpoint(state_dict["inner"])
-    return Place(state_dict["epoch"], state_dict["microbatch"], 0, trail, inner), described
+    place = Place(state_dict["epoch"], state_dict["microbatch"], 0, trail, inner, workers)
+    return place, described

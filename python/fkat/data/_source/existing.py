@@ -9,7 +9,9 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from fkat.data._source.generators import generators_of
-from fkat.data._source.source import num_producers
+from fkat.data._source.indices import Part
+from fkat.data._source.kind import dealing_of
+from fkat.data._source.note import Dealing
 
 _OWN_PARTS = ("sampler", "batch_sampler", "generator")  # of a loader: they change as it is read
 
@@ -33,10 +35,9 @@ class Existing:
         self._generators = [copy.deepcopy(generator) for generator in generators_of(dataloader)]
         self._pid = os.getpid()
 
-    @property
-    def num_producers(self) -> int:
-        """How many producers there are to be."""
-        return num_producers(self.dataloader)
+    def dealing(self, part: Part) -> Dealing:
+        """How it is divided among producers."""
+        return dealing_of(self.dataloader, part)
 
     def __call__(self) -> DataLoader[Any]:
         """The loader, for one reader.

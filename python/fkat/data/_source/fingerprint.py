@@ -9,16 +9,20 @@ begin to differ. No data is read for either.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from operator import index
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from fkat.data._source.note import NO_DIGEST, Mark
+from fkat.data._source.note import NO_DIGEST, Mark, Notice, WorkerPlace
+from fkat.data._state import explain
+from fkat.data.errors import ResumeMismatchError
 
 Description = tuple[tuple[str, Any], ...]
+
+MAX_OFFSET = 2**53  # more than any run gets to; from positions around 2**63 no seed can be made
 
 
 def extend(digest: int, drawn: Any) -> int:
@@ -70,7 +74,7 @@ class Trail(NamedTuple):
             read = tuple((index(offset), index(digest)) for offset, digest in places)
         except (TypeError, ValueError) as error:
             raise ValueError(f"no list of [offset, digest]: {places!r}") from error
-        if any(offset < 1 or not 0 <= digest < 2**32 for offset, digest in read):
+        if any(not (1 <= offset <= MAX_OFFSET and 0 <= digest < 2**32) for offset, digest in read):
             raise ValueError(f"no list of [offset, digest]: {places!r}")
         if not read:
             return NO_TRAIL
@@ -93,6 +97,7 @@ class Start:
         described: What the source was made of; empty if unknown.
         is_same_part: Whether the digests are of the indices that this rank draws, too.
         is_strict: Whether a difference is an error.
+        workers: Where each worker stands, if that does not follow from the offset.
     """
 
     trail: Trail = NO_TRAIL
@@ -100,6 +105,7 @@ class Start:
     described: Description = ()
     is_same_part: bool = True
     is_strict: bool = True
+    workers: tuple[WorkerPlace, ...] = ()
 
     @property
     def offset(self) -> int:
@@ -121,6 +127,20 @@ def differences(before: Description, now: Description) -> list[str]:
         for name, was in before
         if name not in is_ or was != is_[name]
     ]
+
+
+def mismatches(found: list[str], start: Start, epoch: int) -> Iterator[Notice]:
+    """A warning of differences, in words, if there are any.
+
+    Raises:
+        ResumeMismatchError: There are, and ``start`` is strict.
+    """
+    if not found:
+        return
+    text = explain(found, f"epoch {epoch}, microbatch {start.offset}")
+    if start.is_strict:
+        raise ResumeMismatchError(text)
+    yield Notice(text)
 
 
 def describe_order(title: str, names: Sequence[str]) -> Description:

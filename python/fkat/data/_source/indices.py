@@ -69,6 +69,10 @@ class Indices:
 
     Drawing from the sampler begins here, in the order in which a ``DataLoader`` draws random
     numbers, and each draw under the seed of its position.
+
+    Attributes:
+        total: Microbatches in the epoch, of all ranks; None if not known.
+        differences: What was found to be other than ``start`` expects, in words.
     """
 
     def __init__(
@@ -77,7 +81,7 @@ class Indices:
         self._seeder = seeder
         self._epoch = epoch
         self._part = part
-        self._total = known_length(index_sampler(loader))
+        self.total = known_length(index_sampler(loader))
         self._draws_at_first = _draws_at_first(loader)
         self._digest = NO_DIGEST
         self._count = 0
@@ -94,7 +98,7 @@ class Indices:
         before = self._digest
         for position, index in enumerate(self._draws(), self._count):
             seed(epoch, position)
-            ends = Ends.EPOCH if position + 1 == self._total else Ends.NOTHING
+            ends = Ends.EPOCH if position + 1 == self.total else Ends.NOTHING
             yield position, index, Mark(0, position + 1, self._digest, b"", ends, before)
             before = self._digest
 
@@ -107,7 +111,7 @@ class Indices:
             if len(row) < (size if drop_last else rank + 1):
                 return
             position, self._count = self._count, self._count + len(row)
-            is_last = self._part.is_last(self._count, self._total)
+            is_last = self._part.is_last(self._count, self.total)
             ends = Ends.EPOCH if is_last else Ends.NOTHING
             # Whatever the sampler drew, the sample is made from the same random numbers.
             self._seeder.seed_microbatch(self._epoch, position + rank)

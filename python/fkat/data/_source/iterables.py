@@ -15,7 +15,7 @@ from tqdm import tqdm
 from fkat.data._seeding import Seeder
 from fkat.data._source import stateful
 from fkat.data._source.fingerprint import Start
-from fkat.data._source.indices import Part, known_length
+from fkat.data._source.indices import Part
 from fkat.data._source.note import NO_DIGEST, Delivered, Ends, Mark, Notice
 from fkat.data._state import explain
 from fkat.data.errors import ResumeMismatchError
@@ -27,17 +27,34 @@ class IterablePass:
     """One epoch of ``loader`` from ``start`` on, for one rank.
 
     Every rank reads the microbatches of all of them, and keeps its own.
+
+    Args:
+        loader: The microbatches.
+        seeder: Seeds for each of them.
+        epoch: Number of the epoch.
+        part: Which of them are this rank's.
+        start: Where to begin.
+        total: How many there are; None if that is not known.
+        name: What they are of, for the user.
     """
 
     def __init__(
-        self, loader: Iterable[Any], seeder: Seeder, epoch: int, part: Part, start: Start
+        self,
+        loader: Iterable[Any],
+        seeder: Seeder,
+        epoch: int,
+        part: Part,
+        start: Start,
+        total: int | None,
+        name: str,
     ) -> None:
         self._loader = loader
         self._seeder = seeder
         self._epoch = epoch
         self._part = part
         self._start = start
-        self._total = known_length(loader)
+        self._total = total
+        self._name = name
         self._owner = stateful.owner_of(loader)
         self._has_looked = False
         self._count = 0
@@ -49,7 +66,7 @@ class IterablePass:
             self._count = self._start.offset
         microbatches = iter(self._loader)
         if self._count < self._start.offset:
-            yield Notice(_advice(self._loader, self._start.offset))
+            yield Notice(_advice(self._name, self._start.offset))
             self._replay(microbatches)
         yield from self._rows(microbatches)
 
@@ -120,10 +137,9 @@ def _has_ended(microbatches: Iterator[Any]) -> bool:
     return bool(getattr(getattr(microbatches, "_dataset_fetcher", None), "ended", False))
 
 
-def _advice(loader: Any, count: int) -> str:
-    name = type(loader).__qualname__
+def _advice(name: str, count: int) -> str:
     return (
-        f"{count} microbatches of a {name} are read again to get to where the run stopped, since "
+        f"{count} microbatches of {name} are read again to get to where the run stopped, since "
         "it keeps no state. To begin there at once, use a map-style dataset, or give the dataset "
         "or the loader state_dict() and load_state_dict() (as torchdata's StatefulDataLoader has)"
     )

@@ -17,6 +17,22 @@ class Ends(IntEnum):
     EPOCH = 2
 
 
+class WorkerPlace(NamedTuple):
+    """How far one of several workers has got in an epoch.
+
+    Attributes:
+        num_delivered: Microbatches of it that the trainer has had.
+        has_ended: Whether it is known to have no more.
+        digest: Digest of the indices up to the last of them; `NO_DIGEST` if there are none.
+        inner: The state of its own copy of the dataset, pickled; empty if it has none.
+    """
+
+    num_delivered: int = 0
+    has_ended: bool = False
+    digest: int = NO_DIGEST
+    inner: bytes = b""
+
+
 class Mark(NamedTuple):
     """The place behind a microbatch: where the next one stands.
 
@@ -28,6 +44,8 @@ class Mark(NamedTuple):
         inner: The state of the user's own loader, pickled; empty if it has none.
         ends: What this was the last microbatch of, as far as the loader knows its length.
         before: Digest of the indices before this microbatch.
+        workers: How far each worker has got, where ``offset`` does not say it. Known to the trainer
+            alone.
     """
 
     shard: int
@@ -36,6 +54,25 @@ class Mark(NamedTuple):
     inner: bytes = b""
     ends: Ends = Ends.NOTHING
     before: int = NO_DIGEST
+    workers: tuple[WorkerPlace, ...] = ()
+
+
+class Dealing(NamedTuple):
+    """How microbatches are divided among producers, and taken from them.
+
+    Attributes:
+        num_workers: How many producers there are.
+        is_by_number: Whether microbatch k is that of worker k modulo their number; else each makes
+            a stream of its own.
+        in_order: Whether they take turns; else a microbatch is delivered when it is ready.
+    """
+
+    num_workers: int = 1
+    is_by_number: bool = True
+    in_order: bool = True
+
+
+ONE_PRODUCER = Dealing()
 
 
 class Delivered(NamedTuple):
@@ -51,11 +88,11 @@ class Described:
 
     Attributes:
         source: See `fingerprint`.
-        num_workers: How many producers it is to be dealt to.
+        dealing: How it is divided among producers.
     """
 
     source: tuple[tuple[str, Any], ...]
-    num_workers: int = 1
+    dealing: Dealing = ONE_PRODUCER
 
 
 @dataclass(frozen=True)

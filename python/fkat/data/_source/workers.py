@@ -33,6 +33,7 @@ class WorkerLoader:
                 "sampler" if loader.batch_sampler is None else "batch_sampler": self._stream,
                 # It draws a seed for its workers; ours was drawn with the indices.
                 "generator": torch.Generator(),
+                "in_order": True,  # marks come in order
             }
         )
 

@@ -25,6 +25,12 @@ def asking(check: Callable[[], None]) -> Iterator[None]:
         _check.reset(token)
 
 
+def ask() -> None:
+    """Let the check of this thread end the wait, if it has one."""
+    if (check := _check.get()) is not None:
+        check()
+
+
 def slices(timeout_s: float | None) -> Iterator[float | None]:
     """The parts of a wait: after each the check is asked. One, the whole, if nobody asks.
 

@@ -16,7 +16,7 @@ import torch
 from fkat.data import _core
 from fkat.data._device import cuda
 from fkat.data._source.note import Delivered, Produced
-from fkat.data._transport import process_limits, stall
+from fkat.data._transport import process_limits, stall, users_frame
 from fkat.data._transport.feed import LoaderStats
 from fkat.data._transport.interruption import slices
 from fkat.data._transport.producer_process import ProducerProcess
@@ -95,7 +95,7 @@ class ProducerFeed:
         self._options = options
         # Without a timeout a long wait is told, and goes on.
         timeout_s = options.timeout_s
-        self._patience_s = stall.LOGGED_AFTER_S if timeout_s is None else timeout_s
+        self.patience_s = stall.LOGGED_AFTER_S if timeout_s is None else timeout_s
         self._has_warned = False
         self._num_microbatches = self._nbytes = self._num_copies = 0
         self._of_the_dead = LoaderStats()  # what only their rings knew
@@ -146,6 +146,16 @@ class ProducerFeed:
             self.begin_pass(self._epoch)
 
     def next(self, device: torch.device | None, number: int) -> Produced:
+        produced = self.next_within(self.patience_s, device, number)
+        while produced is None:
+            self.tell_stall("microbatch", self.report())
+            produced = self.next_within(None, device, number)
+        return produced
+
+    def next_within(
+        self, timeout_s: float | None, device: torch.device | None, number: int
+    ) -> Produced | None:
+        """As `next`, but None if nothing comes in that time; 0: if nothing is there."""
         if device != self._device:
             self._move_to(device)
         try:
@@ -154,11 +164,10 @@ class ProducerFeed:
                 produced = moved(produced, device)  # may lack memory: removed only after it
                 self._left.popleft()
             else:
-                try:
-                    produced, nbytes, is_copy = self._read(self._patience_s, number)
-                except _core.DeadlinePassedError:
-                    self._tell_stall("microbatch")
-                    produced, nbytes, is_copy = self._read(None, number)
+                arrived = self._read(timeout_s, number)
+                if arrived is None:
+                    return None
+                produced, nbytes, is_copy = arrived
         except _core.ProducerExitedError:
             raise self._gone() from None
         if type(produced) is Delivered:
@@ -169,18 +178,20 @@ class ProducerFeed:
                 self._warn_of_copies()
         return produced
 
-    def _read(self, timeout_s: float | None, number: int) -> Arrived:
+    def _read(self, timeout_s: float | None, number: int) -> Arrived | None:
+        if timeout_s == 0:
+            return self._reader.next_if_ready(number)
         for slice_s in slices(timeout_s):
             with suppress(_core.DeadlinePassedError):
                 return self._reader.next(slice_s, number)
-        raise _core.DeadlinePassedError(f"nothing within {timeout_s} s")
+        return None
 
     def length(self) -> int | None:
         try:
             try:
-                length = self._consumer.await_length(self._patience_s)
+                length = self._consumer.await_length(self.patience_s)
             except _core.DeadlinePassedError:
-                self._tell_stall("length")
+                self.tell_stall("length", self.report())
                 length = self._consumer.await_length(None)
         except _core.ProducerExitedError:
             raise self._gone() from None
@@ -232,27 +243,31 @@ class ProducerFeed:
 
     def _error_instead_of_length(self) -> Exception:
         """Why the source could not be built; it was published instead of a length."""
-        record = self._consumer.acquire(self._patience_s)
+        record = self._consumer.acquire(self.patience_s)
         if isinstance(record, _core.ProducerError):
             return load_error(record.text)
         return RuntimeError("the producer published a microbatch before it announced its length")
 
-    def _tell_stall(self, what: str) -> None:
+    def tell_stall(self, what: str, report: str) -> None:
         """Raise what is known, if the user set a timeout; else log it, before a wait without end.
+
+        Args:
+            what: Was waited for.
+            report: What is known.
 
         Raises:
             StalledError: There is a timeout.
         """
         if self._options.timeout_s is not None:
             raise StalledError(
-                f"no {what} within timeout={self._options.timeout_s} s: {self.report()}\n"
+                f"no {what} within timeout={self._options.timeout_s} s: {report}\n"
                 "(raise timeout if that is to be expected)"
             ) from None
         _logger.warning(
             "no %s for %g s: %s\n(still waiting; this is said once for each wait)",
             what,
-            self._patience_s,
-            self.report(),
+            self.patience_s,
+            report,
         )
 
     def report(self) -> str:
@@ -281,5 +296,5 @@ class ProducerFeed:
         warnings.warn(
             f"more than {MAX_LEASES} microbatches are kept alive, so new ones are copied out of "
             "shared memory. This is correct but slower: clone() what you keep for long",
-            stacklevel=6,
+            stacklevel=users_frame.stacklevel(),
         )

@@ -52,6 +52,9 @@ class Reader(Protocol):
             TimeoutError: Nothing came within ``timeout_s``; nothing is lost.
         """
 
+    def next_if_ready(self, number: int) -> Arrived | None:
+        """The same if it is there already; None if it is not, or the producer is dead."""
+
     def share(self, num_rings: int) -> None:
         """What is read ahead is that of so many rings together; each at least one."""
 
@@ -107,9 +110,12 @@ class HostReader:
     def next(self, timeout_s: float | None, number: int) -> Arrived:
         if self._held is None:
             self._held = self._consumer.acquire(timeout_s)
-        arrived = deliver(self._held, self._device)
-        self._held = None
-        return arrived
+        return self._deliver()
+
+    def next_if_ready(self, number: int) -> Arrived | None:
+        if self._held is None:
+            self._held = self._consumer.try_acquire()
+        return None if self._held is None else self._deliver()
 
     def share(self, num_rings: int) -> None:
         """Nothing is read ahead here."""
@@ -124,3 +130,8 @@ class HostReader:
 
     def pinning(self) -> tuple[int, float]:
         return 0, 0.0
+
+    def _deliver(self) -> Arrived:
+        arrived = deliver(self._held, self._device)
+        self._held = None
+        return arrived

@@ -25,7 +25,7 @@ def pack(produced: Produced, encoder: Encoder) -> tuple[bytes, list[Any]]:
     """The structure and the leaves of a record. Raises what `Encoder.encode` raises."""
     if type(produced) is not Delivered:
         return _PLACE.pack(-1, 0, NO_DIGEST, 0, NO_DIGEST, 0) + pickle.dumps(produced), []
-    microbatch, (shard, offset, digest, inner, ends, before) = produced
+    microbatch, (shard, offset, digest, inner, ends, before, _) = produced
     place = _PLACE.pack(shard, offset, digest, ends, before, len(inner))
     return encoder.encode(microbatch, place + inner)
 

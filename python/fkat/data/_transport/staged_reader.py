@@ -71,18 +71,19 @@ class StagedReader:
 
     def next(self, timeout_s: float | None, number: int) -> Arrived:
         self._number = number
-        self._stager.poll()
         # An interrupt between any two steps loses nothing: whatever was read stands in the queue,
         # and each step may be taken again.
+        self._make_room()
         if not self._queue:
-            while not self._has_room() and self._stager.num_in_flight > 0:
-                self._stager.await_oldest()
             self._consumer.acquire(timeout_s, self._queue.append)
-        self._start(0)
-        self._fill()
-        arrived: Arrived = self._queue[0].deliver()
-        self._queue.popleft()
-        return arrived
+        return self._deliver()
+
+    def next_if_ready(self, number: int) -> Arrived | None:
+        self._number = number
+        self._make_room()
+        if not self._queue:
+            self._consumer.try_acquire(self._queue.append)
+        return self._deliver() if self._queue else None
 
     def share(self, num_rings: int) -> None:
         self._num_prefetches = self._num_ahead = -(-self._num_prefetches // num_rings)
@@ -101,6 +102,19 @@ class StagedReader:
     def pinning(self) -> tuple[int, float]:
         pinning = self._stager.pinning
         return pinning.nbytes, pinning.spent_s
+
+    def _make_room(self) -> None:
+        """So that what is read next needs no private copy."""
+        self._stager.poll()
+        while not self._queue and not self._has_room() and self._stager.num_in_flight > 0:
+            self._stager.await_oldest()
+
+    def _deliver(self) -> Arrived:
+        self._start(0)
+        self._fill()
+        arrived: Arrived = self._queue[0].deliver()
+        self._queue.popleft()
+        return arrived
 
     def _fill(self) -> None:
         """Issue the copies of what is ready; where the device has no memory, fewer."""

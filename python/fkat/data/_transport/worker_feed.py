@@ -1,30 +1,39 @@
-"""A feed from the workers that a ``DataLoader`` asks for: producers that take turns.
+"""A feed from the workers that a ``DataLoader`` asks for: producers with a ring each.
 
-The first builds the loader and says how many there are to be, unless that is known before;
-microbatch number k of an epoch is that of worker k modulo their number, as `DataLoader` deals them.
+The first builds the loader and says how many there are to be and how they take turns, unless that
+is known before.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
+import time
+from collections.abc import Sequence
 from functools import reduce
 from operator import add
 
 import torch
 
-from fkat.data._source.note import Delivered, Described, Mark, Produced
+from fkat.data._source.note import Dealing, Delivered, Described, Produced
+from fkat.data._source.worker_places import dealt
+from fkat.data._transport import interruption
 from fkat.data._transport.feed import LoaderStats, stop_all
 from fkat.data._transport.producer_feed import ProducerFeed, RingOptions
+from fkat.data._transport.turns import ByCount, ByNumber, Turns
 from fkat.data._transport.work import LoaderWork
+
+_SLICE_S = 0.005  # of a wait for one of several; the core's own
 
 
 class WorkerFeed:
-    """Delivers microbatches in order, each from the worker whose turn it is.
+    """Delivers microbatches, each from the worker whose turn it is.
 
     Args:
         work: Of all workers.
         options: Of all rings together.
         device: Where microbatches go; None for host memory.
-        num_workers: How many there are to be, so that all start at once; 0 if that is not known.
+        dealing: How many there are to be, so that all start at once; None if that is not known.
     """
 
     def __init__(
@@ -32,16 +41,16 @@ class WorkerFeed:
         work: LoaderWork,
         options: RingOptions,
         device: torch.device | None,
-        num_workers: int = 0,
+        dealing: Dealing | None = None,
     ) -> None:
         self._work = work
         self._options = options
         self._device = device
         self._feeds = [ProducerFeed(work.of_worker(0), options, device)]
-        self._num_workers = num_workers
+        self._dealing = dealing
+        self._turns: Turns | None = None  # while that is not known
         self._whose_turn = 0
         self._epoch = 0
-        self._digest: int | None = None  # of all indices up to the microbatch delivered last
 
     @property
     def pids(self) -> list[int]:
@@ -50,24 +59,32 @@ class WorkerFeed:
 
     def begin_pass(self, epoch: int, start: int = 0) -> None:
         self._epoch = epoch
-        self._digest = None
+        self._turns = None if self._dealing is None else self._turns_of(self._dealing)
         for feed in self._feeds:
             feed.begin_pass(epoch, start)
         self._open_missing(self._device)
 
     def next(self, device: torch.device | None, number: int) -> Produced:
         self._open_missing(device)  # of which an interrupt has kept us
-        self._whose_turn = number % len(self._feeds)
-        produced = self._feeds[self._whose_turn].next(device, number)
-        if type(produced) is Described:
-            self._agree_on(produced.num_workers)
-            self._open_missing(device)
-        elif not self._num_workers:  # how many there are was lost to an interrupt: from the start
-            self.begin_pass(self._epoch)
-            return self.next(device, number)
-        elif type(produced) is Delivered:
-            self._check_order(produced.mark, number)
-        return produced
+        while True:
+            try:
+                produced = self._read(device, number)
+            except StopIteration:
+                if self._turns is None or self._turns.end(self._whose_turn):
+                    raise
+                continue
+            if type(produced) is Described:
+                self._agree_on(produced.dealing)
+                self._open_missing(device)
+            elif self._turns is None:
+                # How many there are was lost to an interrupt: from the start.
+                self.begin_pass(self._epoch)
+                continue
+            elif type(produced) is Delivered:
+                mark = self._turns.take(self._whose_turn, number, produced.mark)
+                if mark is not produced.mark:
+                    produced = Delivered(produced.microbatch, mark)
+            return produced
 
     def replace(self, work: LoaderWork, goes_on: bool) -> None:
         # Only whose turn it is was asked, so only that one is known to be dead: the others run on.
@@ -88,30 +105,75 @@ class WorkerFeed:
     def stop(self) -> None:
         stop_all(self._feeds)
 
-    def _agree_on(self, num_workers: int) -> None:
-        if len(self._feeds) > 1 and num_workers != self._num_workers:
-            raise RuntimeError(
-                f"dataloader_factory returned a DataLoader with num_workers={num_workers} in "
-                f"producer {self._whose_turn}, and with num_workers={self._num_workers} in the "
-                "first: each producer calls it, and it must return the same each time"
-            )
-        self._num_workers = num_workers
+    def _read(self, device: torch.device | None, number: int) -> Produced:
+        workers = (0,) if self._turns is None else self._turns.waited_for(number)
+        if not workers:
+            raise StopIteration
+        self._whose_turn = workers[0]
+        if len(workers) == 1:
+            return self._feeds[self._whose_turn].next(device, number)
+        return self._first_ready(tuple(workers), device, number)
 
-    def _check_order(self, mark: Mark, number: int) -> None:
-        before, self._digest = self._digest, mark.digest
-        if before is not None and before != mark.before:
+    def _first_ready(
+        self, workers: Sequence[int], device: torch.device | None, number: int
+    ) -> Produced:
+        """What the first of these that has something delivers.
+
+        A thread can sleep at one doorbell only: it does so at that of each in turn, and looks at
+        all of them in between. What the others publish meanwhile is seen up to 5 ms late.
+        """
+        patience_s, begin = self._feeds[0].patience_s, time.monotonic()
+        for waited_for in itertools.cycle(workers):
+            for timeout_s, these in ((0.0, workers), (_SLICE_S, (waited_for,))):
+                for worker in these:
+                    self._whose_turn = worker
+                    feed = self._feeds[worker]
+                    if (produced := feed.next_within(timeout_s, device, number)) is not None:
+                        return produced
+            interruption.ask()
+            if time.monotonic() - begin >= patience_s:
+                reports = [self._feeds[worker].report() for worker in workers]
+                self._feeds[0].tell_stall("microbatch", "\n".join(reports))
+                patience_s = math.inf  # told once
+        raise AssertionError("a cycle ends")
+
+    def _agree_on(self, dealing: Dealing) -> None:
+        if self._dealing is not None and dealing != self._dealing:
+            pairs = list(zip(_described(dealing), _described(self._dealing), strict=True))
+            here = " and ".join(here for here, there in pairs if here != there)
+            there = " and ".join(there for here, there in pairs if here != there)
             raise RuntimeError(
-                f"worker {self._whose_turn} of {self._num_workers} drew other indices before "
-                f"microbatch {number} of epoch {self._epoch} than the worker before it: each draws "
-                "them all, so the sampler must draw the same in every process and after every "
-                "restart. Derive its order from a fixed seed and set_epoch(), or use num_workers=0"
+                f"dataloader_factory returned a DataLoader with {here} in producer "
+                f"{self._whose_turn}, and with {there} in the first: each producer calls it, and "
+                "it must return the same each time"
             )
+        if self._dealing is None:
+            self._dealing = dealing
+            self._turns = self._turns_of(dealing)
+
+    def _turns_of(self, dealing: Dealing) -> Turns:
+        resume = self._work.resume
+        if resume is not None and resume.epoch == self._epoch:
+            places, count = resume.start.workers, resume.num_finished
+        else:
+            places, count = (), 0
+        if len(places) != dealing.num_workers:
+            places = ()  # each producer objects to that
+        if dealing.is_by_number and dealing.in_order and not places:
+            return ByNumber(dealing.num_workers, self._epoch)
+        return ByCount(places or dealt(count, dealing.num_workers), dealing.in_order)
 
     def _open_missing(self, device: torch.device | None) -> None:
-        while (number := len(self._feeds)) < self._num_workers:
-            self._feeds[0].share(self._num_workers)
-            name = f"worker {number} of {self._num_workers}"
+        num_workers = 0 if self._dealing is None else self._dealing.num_workers
+        while (number := len(self._feeds)) < num_workers:
+            self._feeds[0].share(num_workers)
+            name = f"worker {number} of {num_workers}"
             feed = ProducerFeed(self._work.of_worker(number), self._options, device, name)
-            feed.share(self._num_workers)
+            feed.share(num_workers)
             feed.begin_pass(self._epoch)
             self._feeds.append(feed)
+
+
+def _described(dealing: Dealing) -> tuple[str, ...]:
+    kind = "a map-style dataset" if dealing.is_by_number else "an iterable dataset"
+    return f"num_workers={dealing.num_workers}", kind, f"in_order={dealing.in_order}"
