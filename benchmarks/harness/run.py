@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.environment import ROOT, describe
 from benchmarks.harness.question import Effort, Question
+from benchmarks.sources.run_folder import shared_by_processes
 
 PUBLISHED = "published"
 """The subject that needs an interpreter of its own: its package has the same name as ours."""
@@ -108,8 +110,7 @@ def run(
         tell: Called with what is measured next.
     """
     results: Results = {"environment": describe(), "effort": asdict(effort), "questions": {}}
-    interpreters = Interpreters()
-    try:
+    with closing(Interpreters()) as interpreters, shared_by_processes():
         for question in questions:
             start = time.perf_counter()
             outcomes = []
@@ -122,6 +123,4 @@ def run(
             seconds = round(time.perf_counter() - start, 1)
             results["questions"][question.name] = {"seconds": seconds, "outcomes": outcomes}
         results["environment"]["published_packages"] = interpreters.published_packages()
-    finally:
-        interpreters.close()
     return results

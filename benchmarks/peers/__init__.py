@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from benchmarks.peers import dataloader, fkat, grain, published, spdl_iterate
+from benchmarks.peers import dataloader, fkat, grain, published, spdl, spdl_iterate
 from benchmarks.peers.spec import Spec
 
 __all__ = ["PEERS", "TITLES", "Spec"]
@@ -19,6 +19,7 @@ PEERS: dict[str, Callable[[Spec], AbstractContextManager[Iterable[Any]]]] = {
     "dataloader": dataloader.open_loader,
     "stateful": dataloader.open_stateful,
     "spdl-iterate": spdl_iterate.open_loader,
+    "spdl": spdl.open_loader,
     "grain": grain.open_loader,
     "published": published.open_loader,
     "fkat": fkat.open_loader,
@@ -29,6 +30,7 @@ TITLES = {
     "dataloader": "torch DataLoader",
     "stateful": "torchdata StatefulDataLoader",
     "spdl-iterate": "SPDL iterate_in_subprocess, segment pool",
+    "spdl": "SPDL pipeline in a subprocess, segment pool",
     "grain": "Grain mp_prefetch",
     "published": "fkat 0.1.2 (published)",
     "fkat": "fkat ShmDataLoader",

@@ -48,15 +48,16 @@ class _Reiterable:
 
 @contextmanager
 def open_loader(spec: Spec) -> Iterator[Iterable[Any]]:
-    """Reads without threads: there is nothing to wait for in memory."""
+    """Reads ready microbatches without threads, which is faster; the items of a batch with them."""
     import grain
 
     if spec.start_method not in (None, "spawn"):
         raise CannotDoError("it always spawns")
     dataset = grain.MapDataset.source(_AsArrays(spec.dataset))
+    reads = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     if spec.batch_size is not None:
         dataset = dataset.batch(spec.batch_size)
-    reads = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        reads = grain.ReadOptions(prefetch_buffer_size=spec.num_prefetches)
     options = grain.MultiprocessingOptions(
         spec.num_workers, per_worker_buffer_size=spec.num_prefetches
     )
