@@ -6,7 +6,7 @@ from importlib import import_module
 
 from benchmarks.harness.question import Question
 
-ORDER = ("handoff",)
+ORDER = ("handoff", "collate", "decode", "tokens", "lightning_step")
 
 
 def load(name: str) -> Question:
