@@ -26,6 +26,9 @@ namespace {
 // Left free when a slot grows, so that the rest of the process does not meet the limit instead.
 constexpr std::uint64_t kReserve = 32 * MiB;
 
+// Taken of it before the limit is asked for again: asking takes longer than backing 64 KiB.
+constexpr std::uint64_t kUnasked = kReserve / 2;
+
 [[noreturn]] void throw_out_of_memory(std::uint64_t nbytes, const MemoryLimit& limit) {
   throw OutOfMemory("no memory for a slot: needed " + format_nbytes(nbytes) + " more, available " +
                     format_nbytes(limit.available_nbytes) + " (" + limit.reason +
@@ -94,8 +97,13 @@ Segment::~Segment() {
 
 void Segment::commit(std::uint64_t offset, std::uint64_t nbytes) {
   // Asked before touching: inside a memory cgroup the alternative to this error is SIGKILL.
-  const MemoryLimit limit = memory_limit();
-  if (limit.available_nbytes < nbytes + kReserve) throw_out_of_memory(nbytes, limit);
+  if (nbytes > unasked_nbytes_) {
+    const MemoryLimit limit = memory_limit();
+    if (limit.available_nbytes < nbytes + kReserve) throw_out_of_memory(nbytes, limit);
+    unasked_nbytes_ = kUnasked;
+  } else {
+    unasked_nbytes_ -= nbytes;
+  }
 
   int error_number = 0;
   if (madvise(data_ + offset, nbytes, MADV_POPULATE_WRITE) != 0) {
@@ -107,7 +115,7 @@ void Segment::commit(std::uint64_t offset, std::uint64_t nbytes) {
     case ENOMEM:
     case ENOSPC:
     case EFAULT:  // what MADV_POPULATE_WRITE answers where a write would have raised SIGBUS
-      throw_out_of_memory(nbytes, limit);
+      throw_out_of_memory(nbytes, memory_limit());
     default:
       throw SystemError(error_number, "committing " + format_nbytes(nbytes) + " of a slot");
   }

@@ -34,7 +34,7 @@ class Segment {
 
   // Backs [offset, offset + nbytes) with memory and maps the pages for writing, so that a later
   // memcpy neither faults nor fails. Throws OutOfMemory, where a plain first write would raise
-  // SIGBUS or wake the OOM killer.
+  // SIGBUS or wake the OOM killer. Called by one thread at a time.
   void commit(std::uint64_t offset, std::uint64_t nbytes);
 
   // Gives the memory of [offset, offset + nbytes) back to the kernel; it reads as zeros again.
@@ -52,6 +52,7 @@ class Segment {
   int fd_;
   std::byte* data_;
   std::uint64_t nbytes_;
+  std::uint64_t unasked_nbytes_ = 0;  // may be committed before the limit is asked for again
 };
 
 }  // namespace fkat
