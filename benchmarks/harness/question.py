@@ -102,6 +102,8 @@ class Question:
         columns: Of every case's table.
         bars: What is to be reached.
         plots: Pictures.
+        findings: Sentences that follow from several cases together, given the rows of every case;
+            a case that was not measured has none.
         notes: Markdown for the page: the method, where we lose, and why.
     """
 
@@ -113,4 +115,5 @@ class Question:
     columns: Sequence[Column]
     bars: Sequence[Bar] = ()
     plots: Sequence[Plot] = ()
+    findings: Callable[[Mapping[str, Rows]], Sequence[str]] | None = None
     notes: str = ""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
-from itertools import islice
 from typing import Any
 
 from benchmarks.harness.clocks import Stopwatch
@@ -22,11 +21,14 @@ _STRETCH_S = 0.25
 _LONG_STRETCH_S = 1.0
 """The longest that a stretch may become for the sake of the least items."""
 
+_LEAD = 4
 _LEAST_ITEMS = 12
 _VERY_LEAST_ITEMS = 4
 
 
-def _numbered(loader: Iterable[Any], num_items: int | None) -> Iterator[tuple[int, Any]]:
+def _numbered(
+    loader: Iterable[Any], num_items: int | None
+) -> Generator[tuple[int, Any], None, None]:
     """Epoch after epoch, each item with its number in the epoch."""
     while True:
         number = -1
@@ -39,13 +41,15 @@ def _numbered(loader: Iterable[Any], num_items: int | None) -> Iterator[tuple[in
 def _warm_up(items: Iterator[tuple[int, Any]], check: Check, effort: Effort) -> None:
     """Compare items in full until every slot, queue and pool of the loader has been used."""
     end = time.perf_counter() + _STRETCH_S / effort.shorten
-    for number, item in islice(items, _LEAST_ITEMS):
-        check(number, item)
+    for _ in range(_LEAST_ITEMS):
+        check(*next(items))
     while time.perf_counter() < end:
         check(*next(items))
 
 
-def _stretch_length(items: Iterator[tuple[int, Any]], check: Check, effort: Effort) -> int:
+def _stretch_length(
+    items: Iterator[tuple[int, Any]], check: Check, effort: Effort, num_ahead: int
+) -> int:
     """Items of a timed stretch, from the time that a short one takes."""
     start, count = time.perf_counter(), 0
     while time.perf_counter() < start + 0.2 * _STRETCH_S / effort.shorten:
@@ -53,7 +57,8 @@ def _stretch_length(items: Iterator[tuple[int, Any]], check: Check, effort: Effo
         count += 1
     item_s = (time.perf_counter() - start) / count
     budget = _STRETCH_S / effort.shorten / item_s
-    generous = min(_LEAST_ITEMS, _LONG_STRETCH_S / effort.shorten / item_s)
+    many = max(_LEAST_ITEMS, 4 * num_ahead)
+    generous = min(many, _LONG_STRETCH_S / effort.shorten / item_s)
     return int(max(budget, generous, _VERY_LEAST_ITEMS))
 
 
@@ -86,6 +91,7 @@ def timed_passes(
     effort: Effort,
     check_all: Check,
     check_spot: Check,
+    num_ahead: int = 4,
 ) -> Measurement:
     """Measure a loader in its steady state.
 
@@ -101,11 +107,14 @@ def timed_passes(
             `WrongPayloadError`.
         check_spot: The same for a timed item. Its time is part of the stretch: it has to be short
             and the same for every loader.
+        num_ahead: Microbatches that are ready at most before they are asked for. That many, and a
+            few, are taken before the first stretch, lest they count as made in no time, and a
+            stretch has at least four times as many.
 
     Returns:
         ``first_s``: from opening the loader to the first item. ``added_mib``: memory of all
-        processes above what was there before the loader, the largest of the samples between the
-        stretches. One value per stretch of, per item, ``wall_us``, ``trainer_cpu_us``,
+        processes above what was there before the loader, the larger of two samples, before and
+        after the stretches. One value per stretch of, per item, ``wall_us``, ``trainer_cpu_us``,
         ``workers_cpu_us``, and of ``p99_wait_us``, the 99th percentile of the time in ``next()``.
 
     Raises:
@@ -115,18 +124,19 @@ def timed_passes(
     start = time.perf_counter()
     with open_loader() as loader:
         items = _numbered(loader, num_items)
-        number, item = next(items)
+        first = next(items)
         first_s = time.perf_counter() - start
-        check_all(number, item)
-        del item  # one microbatch that is kept stops a pool that gives memory back in order
+        check_all(*first)
+        del first  # some loaders wait for every item to be given back, in order
         _warm_up(items, check_all, effort)
-        length = _stretch_length(items, check_spot, effort)
+        length = _stretch_length(items, check_spot, effort, num_ahead)
         gc.collect()
         gc.freeze()
-        stretches, samples = [], []
-        for _ in range(effort.repeats):
-            stretches.append(_timed(items, length, check_spot))
-            samples.append(memory_mib() - before_mib)
-        del items  # a loader may wait for its iterator
+        samples = [memory_mib() - before_mib]
+        for _ in range(num_ahead + _LEAD):
+            check_spot(*next(items))
+        stretches = [_timed(items, length, check_spot) for _ in range(effort.repeats)]
+        samples.append(memory_mib() - before_mib)
+        items.close()
     metrics = {name: [each[name] for each in stretches] for name in stretches[0]}
     return {**metrics, "first_s": [first_s], "added_mib": [max(0.0, *samples)]}

@@ -22,6 +22,9 @@ from typing import Any
 TIMEOUT_S = 120
 """A configuration takes seconds; one that takes this long hangs, and has failed."""
 
+EXIT_TIMEOUT_S = 5
+"""What a process may take to end when its outcome is known; some loaders hang then."""
+
 _PIPE_NBYTES = 1 << 20
 """Room for an outcome, so that the child need not wait until it is read."""
 
@@ -45,29 +48,40 @@ def _measure_into(request: dict[str, Any], pipe: int) -> None:
     os.write(pipe, json.dumps(asdict(outcome)).encode())
 
 
-def _wait(pid: int) -> str:
-    """How the child ended; it and the processes of its session are killed if it takes too long."""
+def _wait(pid: int, pipe: int) -> str:
+    """Wait until the child has ended; empty, or what was wrong with how it did.
+
+    It is killed with the processes of its session if there is no outcome in time, or if it does not
+    end when there is.
+    """
     pidfd = os.pidfd_open(pid)
-    ended, _, _ = select.select([pidfd], [], [], TIMEOUT_S)
+    select.select([pidfd, pipe], [], [], TIMEOUT_S)
+    has_outcome = bool(select.select([pipe], [], [], 0)[0])
+    has_ended = bool(select.select([pidfd], [], [], EXIT_TIMEOUT_S if has_outcome else 0)[0])
     os.close(pidfd)
-    if not ended:
+    if not has_ended:
         with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
-    code = os.waitstatus_to_exitcode(status)
-    return f"it ended with exit code {code}" if ended else f"no result after {TIMEOUT_S} s"
+    if has_outcome:
+        return "" if has_ended else f"it hung at exit, and was killed after {EXIT_TIMEOUT_S} s"
+    if has_ended:
+        return f"it ended with exit code {os.waitstatus_to_exitcode(status)}"
+    return f"no result after {TIMEOUT_S} s"
 
 
 def _answer(pid: int, pipe: int) -> dict[str, Any]:
     """The outcome of the child, whatever became of it."""
-    how = _wait(pid)
+    trouble = _wait(pid, pipe)
     os.set_blocking(pipe, False)  # a process that outlives the child may have inherited the pipe
     try:
         text = os.read(pipe, _PIPE_NBYTES)
     except BlockingIOError:
         text = b""
-    answer: dict[str, Any] = {"kind": "failed", "metrics": {}, "reason": how}
-    return json.loads(text) if text else answer
+    failed: dict[str, Any] = {"kind": "failed", "metrics": {}, "reason": ""}
+    answer: dict[str, Any] = json.loads(text) if text else failed
+    answer["reason"] = "; ".join(filter(None, (answer["reason"], trouble)))
+    return answer
 
 
 def main() -> None:

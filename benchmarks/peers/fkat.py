@@ -27,7 +27,7 @@ def open_loader(spec: Spec) -> Iterator[Iterable[Any]]:
     loader: ShmDataLoader[Any] = ShmDataLoader(
         0,
         partial(make_source, spec),
-        spec.num_workers * spec.num_prefetches,
+        spec.num_ahead,
         multiprocessing_context=spec.start_method,
     )
     try:

@@ -24,9 +24,13 @@ class _AsArrays:
 
     def __getitem__(self, index: int) -> Any:
         item = self._dataset[index]
-        if isinstance(item, torch.Tensor):
-            return item.numpy()
-        return {key: tensor.numpy() for key, tensor in item.items()}
+        if isinstance(item, dict):
+            return {key: _as_array(value) for key, value in item.items()}
+        return _as_array(item)
+
+
+def _as_array(value: Any) -> Any:
+    return value.numpy() if isinstance(value, torch.Tensor) else value
 
 
 class _Reiterable:

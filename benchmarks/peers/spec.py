@@ -31,6 +31,11 @@ class Spec:
     max_nbytes: int = 1 << 30
     start_method: str | None = None
 
+    @property
+    def num_ahead(self) -> int:
+        """Microbatches that all workers together are ahead."""
+        return self.num_workers * self.num_prefetches
+
     def in_process(self) -> DataLoader[Any]:
         """A DataLoader that makes the microbatches where it is iterated."""
         return DataLoader(self.dataset, self.batch_size, collate_fn=self.collate_fn)

@@ -6,7 +6,10 @@ from importlib import import_module
 
 from benchmarks.harness.question import Question
 
-ORDER = ("handoff", "collate", "decode", "tokens", "lightning_step")
+ORDER = (
+    *("handoff", "collate", "decode", "tokens", "lightning_step"),
+    *("startup", "resume", "scaling"),
+)
 
 
 def load(name: str) -> Question:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.harness.cells import scaled, share_of, times_of
-from benchmarks.harness.question import Bar, Column, Effort, Measurement, Question
+from benchmarks.harness.question import Bar, Column, Effort, Measurement, Plot, Question
 from benchmarks.harness.spread import Rows
 from benchmarks.harness.stream import timed_passes
 from benchmarks.peers import PEERS, TITLES, Spec
@@ -165,5 +165,6 @@ QUESTION = Question(
         Column("memory MiB", "added_mib", "number"),
     ),
     bars=_ISSUE_2 + _ISSUE_6,
+    plots=(Plot("wall time per microbatch, us", "wall_us"),),
     notes=NOTES,
 )

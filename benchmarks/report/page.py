@@ -30,9 +30,12 @@ def _question(summary: Summary) -> Iterator[str]:
         if rows:
             yield f"**{title}**"
             yield _table(cells.case_columns(summary), rows)
+    if summary.findings():
+        yield "From these:"
+        yield "\n".join(f"* {finding}" for finding in summary.findings())
     missing = list(cells.reasons(summary))
     if missing:
-        yield "Not measured:"
+        yield "Not measured, or with a reservation:"
         yield "\n".join(f"* {reason}" for reason in missing)
 
 

@@ -32,7 +32,7 @@ class Summary:
     Attributes:
         question: That was asked.
         rows: Case -> subject -> metric -> spread; in the order of the question.
-        reasons: Case -> subject -> why it was not measured.
+        reasons: Case -> subject -> why it was not measured, or what else there is to say.
         seconds: That it took.
     """
 
@@ -40,6 +40,10 @@ class Summary:
     rows: Mapping[str, Rows]
     reasons: Mapping[str, Mapping[str, str]]
     seconds: float
+
+    def findings(self) -> list[str]:
+        """What follows from several cases together."""
+        return [] if self.question.findings is None else list(self.question.findings(self.rows))
 
     def verdicts(self) -> list[Verdict]:
         """Every bar of the cases that were asked, held against the medians."""
@@ -64,6 +68,6 @@ def summarise(question: Question, results: Results) -> Summary:
         if outcome["kind"] == "measured":
             metrics = outcome["metrics"].items()
             rows[case][subject] = {metric: Spread.of(values) for metric, values in metrics}
-        else:
+        if outcome["reason"]:
             reasons[case][subject] = f"{outcome['kind']}: {outcome['reason']}"
     return Summary(question, rows, reasons, stored["seconds"])

@@ -30,6 +30,8 @@ def print_question(summary: Summary, console: Console) -> None:
     columns = cells.case_columns(summary)
     for case, title in cells.asked_cases(summary).items():
         console.print(_table(f"{case}: {title}", columns, cells.case_cells(summary, case)))
+    for finding in summary.findings():
+        console.print(finding, markup=False, highlight=False)
     for reason in cells.reasons(summary):
         console.print(reason, style="yellow", markup=False, highlight=False)
     if summary.question.bars:
