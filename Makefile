@@ -11,7 +11,12 @@ export PATH := $(abspath $(BIN)):$(PATH)
 SOURCES := $(shell find csrc python -name '*.h' -o -name '*.cpp' -o -name '*.map') CMakeLists.txt
 CPP_FILES := $(shell find csrc tests/cpp tests/fake_cuda -name '*.h' -o -name '*.cpp')
 
-.PHONY: demo test test-python test-cpp bench bench-device soak lint format wheel clean
+# The peers of the benchmark pin an older numpy than the tests use, and the published package has
+# the name of ours: each an environment of its own.
+PEERS_VENV := .venv-bench
+PUBLISHED_VENV := .venv-published
+
+.PHONY: demo test test-python test-cpp bench bench-quick bench-device soak lint format wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/kill_and_resume.py
@@ -29,19 +34,26 @@ test-cpp: $(VENV)/.test
 	  ctest --preset $$preset || exit 1; \
 	done
 
-bench: $(VENV)/.bench
-	$(BIN)/python -m benchmarks
+# Every question to every peer; then docs/benchmarks.md and its plots from what was stored.
+bench:
+	$(MAKE) VENV=$(PEERS_VENV) $(PEERS_VENV)/.bench $(PUBLISHED_VENV)/.published
+	$(PEERS_VENV)/bin/python -m benchmarks --output benchmarks/results/suite.json
+	$(PEERS_VENV)/bin/python -m benchmarks --page benchmarks/results/suite.json
+
+# A smoke test of the same with torch and this package: its numbers are noise.
+bench-quick: $(VENV)/.test
+	$(BIN)/python -m benchmarks --quick --output $(VENV)/bench-quick.json
 
 # Kills, stops, forks and breaks for minutes; ends with counts.
 soak: $(VENV)/.test
 	$(BIN)/python -m soak
 
 # Needs a CUDA GPU.
-bench-device: $(VENV)/.bench
+bench-device: $(VENV)/.test
 	$(BIN)/python -m benchmarks.device
 
-# Types are checked against what the code imports, so everything is installed.
-lint: $(VENV)/.lint $(VENV)/.test $(VENV)/.demo $(VENV)/.bench
+# Types are checked against what the code imports, so all of it is installed but for the peers.
+lint: $(VENV)/.lint $(VENV)/.test $(VENV)/.demo
 	ruff check .
 	ruff format --check .
 	mypy
@@ -56,7 +68,7 @@ wheel: $(VENV)/.wheel
 	$(BIN)/python wheels/build.py dist
 
 clean:
-	rm -rf build dist $(VENV)
+	rm -rf build dist $(VENV) $(PEERS_VENV) $(PUBLISHED_VENV)
 
 # Stamps: each installs what it names, again when what it depends on has changed.
 $(VENV)/.python:
@@ -77,4 +89,12 @@ $(VENV)/.package: $(VENV)/.python pyproject.toml constraints.txt $(SOURCES)
 
 $(VENV)/.demo $(VENV)/.test $(VENV)/.bench $(VENV)/.lint: $(VENV)/.%: $(VENV)/.package
 	$(PIP) --group $*
+	touch $@
+
+# Without torchvision, which the package does not need and which wants the torch built for CUDA.
+$(PUBLISHED_VENV)/.published: constraints.txt
+	$(PYTHON) -m venv $(PUBLISHED_VENV)
+	$(PUBLISHED_VENV)/bin/python -m pip install --quiet $(shell grep '^torch==' constraints.txt) \
+	  fkat==0.1.2
+	$(PUBLISHED_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio
 	touch $@

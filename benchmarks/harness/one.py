@@ -38,6 +38,8 @@ def measure(question: str, case: str, subject: str, effort: Effort) -> Outcome:
     torch.set_num_threads(1)
     # torchdata 0.11 calls a function that torch has deprecated since.
     warnings.filterwarnings("ignore", message=".*set_vital.*")
+    # That there are more workers than cores is what is asked.
+    warnings.filterwarnings("ignore", message=".*will create . worker processes.*")
     try:
         return Outcome("measured", load(question).measure(case, subject, effort))
     except CannotDoError as error:
