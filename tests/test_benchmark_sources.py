@@ -191,7 +191,8 @@ def test_what_could_not_be_written_is_not_taken_for_written():
     with run_folder.shared_by_processes():
         with pytest.raises(OSError, match="no space left"):
             run_folder.written_once("name", fail)
-        assert list(run_folder.written_once("name", lambda folder: None).iterdir()) == []
+        folder = run_folder.written_once("name", lambda folder: (folder / "file").touch())
+        assert [path.name for path in folder.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize(
