@@ -87,11 +87,17 @@ $(VENV)/.package: $(VENV)/.python pyproject.toml constraints.txt $(SOURCES)
 	$(PIP) --editable .
 	touch $@
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.bench $(VENV)/.lint: $(VENV)/.%: $(VENV)/.package
+$(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.package
 	$(PIP) --group $*
 	touch $@
 
-# Without torchvision, which the package does not need and which wants the torch built for CUDA.
+# Without torchvision, which nobody here needs and which wants the torch built for CUDA: beside
+# another torch, Lightning fails to import where there is one.
+$(VENV)/.bench: $(VENV)/.package
+	$(PIP) --group bench
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio
+	touch $@
+
 $(PUBLISHED_VENV)/.published: constraints.txt
 	$(PYTHON) -m venv $(PUBLISHED_VENV)
 	$(PUBLISHED_VENV)/bin/python -m pip install --quiet $(shell grep '^torch==' constraints.txt) \
