@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -29,11 +30,14 @@ def open_loader(spec: Spec) -> Iterator[Iterable[Any]]:
 
     if spec.num_workers != 1:
         raise CannotDoError("iterate_in_subprocess has one process")
+    start_method = spec.start_method or "fork"
+    # Its pool makes a lock of the default context, whatever the process is started by.
+    multiprocessing.set_start_method(start_method, force=True)
     segment_nbytes = spec.max_nbytes + _SEGMENT_OVERHEAD_NBYTES
     loader: Any = iterate_in_subprocess(
         partial(_make_source, spec),
         buffer_size=spec.num_prefetches,
-        mp_context=spec.start_method or "fork",
+        mp_context=start_method,
         arena=SharedMemorySegmentPool(segment_nbytes, _NUM_SEGMENTS),
     )
     try:
