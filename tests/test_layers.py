@@ -28,7 +28,8 @@ C_LAYERS = {
 PYTHON_LAYERS = {
     **dict.fromkeys(["_arguments", "_parts", "_seeding", "_factory", "samplers", "datasets"], 6),
     **dict.fromkeys(["errors", "_state", "_source", "_device", "_transport"], 7),
-    **dict.fromkeys(["_restarts", "_loader", "_shards", "_mixture"], 7),
+    **dict.fromkeys(["_restarts", "_place", "_options", "_current_feed", "_loader"], 7),
+    **dict.fromkeys(["_shards", "_mixture"], 7),
     "_build": 7,
     **dict.fromkeys(["shm", "sharded", "dict"], 8),
     **dict.fromkeys(["_lightning", "data_module"], 9),
@@ -37,7 +38,7 @@ PYTHON_LAYERS = {
 # Within layer 7 each may use those before it.
 ORDER_IN_LAYER_7 = [
     *("errors", "_state", "_source", "_device", "_transport"),
-    *("_restarts", "_loader", "_shards", "_mixture"),
+    *("_restarts", "_place", "_options", "_current_feed", "_loader", "_shards", "_mixture"),
 ]
 LOADERS = {"shm", "sharded", "dict"}
 TOOLKIT_CHECK = CSRC / "cuda" / "toolkit_check.cpp"  # is there to compare with CUDA's own headers

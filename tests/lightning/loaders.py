@@ -34,9 +34,15 @@ class Numbers:
         return [10_000 * self.rank + 100 * self.epoch + number for number in numbers]
 
     def __iter__(self):
+        self.leave_epoch()
+        return self
+
+    def leave_epoch(self):
         if self.delivered > 0 or self.is_over:
             self.begin(self.epoch + 1, 0)
-        return self
+
+    def prepare(self):
+        pass
 
     def __next__(self):
         if self.position == self.count:

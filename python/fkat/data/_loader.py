@@ -2,55 +2,37 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from multiprocessing.context import BaseContext
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from fkat.data import _arguments as arguments
+from fkat.data._current_feed import CurrentFeed
+from fkat.data._options import ring_options
+from fkat.data._place import Place
 from fkat.data._restarts import Restarts
-from fkat.data._source.fingerprint import NO_TRAIL, Description, Trail
-from fkat.data._source.note import Delivered, Described, Ends, Event, Mark, Notice, WorkerPlace
-from fkat.data._transport.feed import Feed, LoaderStats, ProcessFeed
-from fkat.data._transport.producer_feed import MAX_LEASES, RingOptions
+from fkat.data._source.fingerprint import NO_TRAIL, Description
+from fkat.data._source.note import Delivered, Described, Ends, Event, Mark, Notice
+from fkat.data._transport.feed import Feed, LoaderStats
 from fkat.data._transport.work import Work
 from fkat.data.errors import CorruptSegmentError, DeviceError, ProducerDiedError, StalledError
 
 T_co = TypeVar("T_co", covariant=True)
 
 INT64_MAX = 2**63 - 1  # what a seed is derived from
-MAX_PREFETCHES = 4000
-
-
-class Place(NamedTuple):
-    """Where the next microbatch stands.
-
-    Attributes:
-        epoch: Its epoch.
-        microbatch: How many of the epoch this rank has had.
-        shard: Number of the shard among those of this rank; 0 where there are no shards.
-        trail: Digests of what came before it in the shard (in the epoch).
-        inner: State of the user's own loader, pickled; empty if it has none.
-        workers: Where each worker stands, if ``microbatch`` does not say it.
-    """
-
-    epoch: int
-    microbatch: int = 0
-    shard: int = 0
-    trail: Trail = NO_TRAIL
-    inner: bytes = b""
-    workers: tuple[WorkerPlace, ...] = ()
 
 
 class FedLoader(ABC, Generic[T_co]):
     """Its own iterator over the microbatches of a feed.
 
     ``iter()`` begins the next epoch if the current one has delivered anything, begins an epoch that
-    failed again, and does nothing else; so it may be called as often as one likes.
+    failed again; it starts what makes microbatches, and does nothing else: so it may be called as
+    often as one likes.
     """
 
     def __init__(
@@ -73,42 +55,29 @@ class FedLoader(ABC, Generic[T_co]):
         self._factory = arguments.function("dataloader_factory", dataloader_factory)
         self._dp_rank = arguments.integer("dp_rank", dp_rank, minimum=0, maximum=INT64_MAX)
         self._profiler = arguments.profiler("profiler", profiler)
-        self._options = RingOptions(
-            num_prefetches=arguments.integer(
-                "num_microbatch_prefetches",
-                num_microbatch_prefetches,
-                minimum=-1,
-                maximum=MAX_PREFETCHES,
-            ),
-            max_microbatch_nbytes=arguments.integer(
-                "max_microbatch_nbytes", max_microbatch_nbytes, minimum=1, maximum=1 << 40
-            ),
-            memory_budget_nbytes=arguments.optional_integer(
-                "memory_budget_nbytes", memory_budget_nbytes, minimum=1
-            ),
-            context=arguments.context("multiprocessing_context", multiprocessing_context),
-            timeout_s=arguments.seconds("timeout", timeout) or None,
-            num_device_prefetches=arguments.integer(
-                "device_prefetch", device_prefetch, minimum=0, maximum=MAX_LEASES - 1
-            ),
+        self._options = ring_options(
+            num_microbatch_prefetches,
+            multiprocessing_context,
+            timeout,
+            memory_budget_nbytes,
+            max_microbatch_nbytes,
+            device_prefetch,
         )
         self._device = arguments.device("device", device)
         self._multiprocessing = arguments.boolean("multiprocessing", multiprocessing)
         self._restarts = Restarts(arguments.integer("max_restarts", max_restarts, minimum=0))
-        self._feed: Feed | None = None
-        self._feed_begins: set[Place | None] = set()  # where its producers begin, the dead too
+        self._current = CurrentFeed(self._multiprocessing)
         self._is_strict = True  # whether data that differs from a state's is an error
         self._resume: Place | None = None  # the place that was loaded, while in its epoch
         self._described: Description = ()
         self._wanted_epoch: int | None = None  # by set_epoch(), for the next pass
+        self._prepared: int | None = None  # the next pass's epoch, when that is begun already
         self._begin(Place(0))
 
     _epoch: int  # of the current pass; that of the place may be the next
     _base: Place  # the present place, or the last one that was worked out
     _mark: Mark | None  # the mark behind the last microbatch, if that is later
     _next_kept: int  # the offset at which the trail must be worked out
-    _feed_pid: int  # the process that opened the feed
-    _in_pass: bool  # the feed was asked for this epoch
     _num_before: int  # microbatches of this epoch before the producer began
     _num_delivered: int  # since then
     _has_delivered: bool  # anything, in this pass
@@ -133,10 +102,29 @@ class FedLoader(ABC, Generic[T_co]):
 
     def __iter__(self) -> Iterator[T_co]:
         """Begin the next epoch, unless the current one has delivered nothing yet."""
-        if self._has_begun():
-            following = self._epoch if self._has_failed else self._epoch + 1
-            self._restart(following if self._wanted_epoch is None else self._wanted_epoch)
+        self.leave_epoch()
+        self.prepare()
         return self
+
+    def leave_epoch(self) -> None:
+        """What ``iter()`` does, but for starting anything."""
+        if self._has_begun():
+            self._restart(self._following_epoch())
+
+    def prepare(self) -> None:
+        """Start the producers, so that the first microbatches are made before they are asked for.
+
+        Behind the last microbatch of an epoch this begins the next one, with which ``iter()`` goes
+        on; within an epoch it does nothing. It waits for nothing, and raises nothing: ``next()``
+        raises what goes wrong. Nothing is made ahead with ``multiprocessing=False``.
+        """
+        if not self._multiprocessing:
+            return
+        with suppress(Exception):  # met again by next()
+            if self._is_over or self._base.epoch != self._epoch:
+                self._prepare_next()
+            elif not self._has_delivered:
+                self._current_feed()
 
     def __next__(self) -> T_co:
         """The next microbatch of the epoch."""
@@ -193,8 +181,7 @@ class FedLoader(ABC, Generic[T_co]):
 
         A producer that took the place of a dead one goes on counting; `teardown` begins anew.
         """
-        self._check_process()
-        return LoaderStats() if self._feed is None else self._feed.stats()
+        return self._current.stats()
 
     def teardown(self, *_: Any) -> None:
         """Stop the producer, and with it the current epoch. ``iter()`` starts anew."""
@@ -217,18 +204,39 @@ class FedLoader(ABC, Generic[T_co]):
         return self._has_delivered or self._is_over or self._has_failed
 
     def _restart(self, epoch: int) -> None:
-        if self._resume is not None and self._resume.epoch != epoch:
-            self._resume = None
-        of_epoch = (b if b is not None and b.epoch == epoch else None for b in self._feed_begins)
-        if any(begin != self._resume for begin in of_epoch):
-            self._stop_feed()  # one would begin in the middle, or where it took over
+        self._resume = self._resume_in(epoch)
+        if not self._current.can_begin(epoch, self._resume):
+            self._stop_feed()
         self._begin(self._resume or Place(epoch))
+
+    def _resume_in(self, epoch: int) -> Place | None:
+        resume = self._resume
+        return resume if resume is not None and resume.epoch == epoch else None
+
+    def _following_epoch(self) -> int:
+        if self._wanted_epoch is not None:
+            return self._wanted_epoch
+        return self._epoch if self._has_failed else self._epoch + 1
+
+    def _prepare_next(self) -> None:
+        """Have the next epoch begun, while this one stays where it is: at its end."""
+        self._is_over = True
+        epoch = self._following_epoch()
+        resume = self._resume_in(epoch)
+        if self._prepared == epoch or not self._current.can_begin(epoch, resume):
+            return
+        self._prepared = None
+        self._current.leave()
+        self._current.enter(epoch, self._open_feed, resume)
+        self._prepared = epoch
 
     def _begin(self, place: Place) -> None:
         self._epoch = place.epoch
         self._stand_at(place)
         self._wanted_epoch = None
-        self._in_pass = False
+        if self._prepared != place.epoch:
+            self._current.leave()
+        self._prepared = None
         self._num_before = place.microbatch
         self._num_delivered = 0
         self._has_delivered = False
@@ -303,12 +311,11 @@ class FedLoader(ABC, Generic[T_co]):
         self._stand_at(place)
         try:
             if self._is_over:
-                self._in_pass = False  # the new one knows nothing of it: len() begins it again
-            if not self._multiprocessing:
+                self._leave_pass()  # the new one knows nothing of it: len() begins it again
+            if self._multiprocessing:
+                self._current.replace(self._work(begin), begin, goes_on=not self._is_over)
+            else:
                 self._stop_feed()  # the death is one in user code
-            elif self._feed is not None:
-                self._feed_begins.add(begin)
-                cast(ProcessFeed, self._feed).replace(self._work(begin), not self._is_over)
         except BaseException as error:
             self._stop_feed()  # asked again, we open another at this place
             if not isinstance(error, ProducerDiedError):
@@ -319,32 +326,20 @@ class FedLoader(ABC, Generic[T_co]):
         return self._resume if self._place == Place(self._epoch) else self._place
 
     def _current_feed(self) -> Feed:
-        self._check_process()
-        if self._feed is None:
-            begin = self._present()
-            self._feed_pid = os.getpid()
-            self._feed_begins = {begin}
-            self._feed = self._open_feed(begin)
-        if not self._in_pass:
-            self._feed.begin_pass(self._epoch)
-            self._in_pass = True
-        return self._feed
+        epoch = self._epoch if self._prepared is None else self._prepared
+        return self._current.enter(epoch, self._open_feed, self._present())
 
-    def _check_process(self) -> None:
-        """Refuse to read in a forked child: a ring has one reader, and a lock that may be taken."""
-        if self._multiprocessing and self._feed is not None and self._feed_pid != os.getpid():
-            raise RuntimeError(
-                f"this loader belongs to process {self._feed_pid}, this is a child that it forked "
-                f"(process {os.getpid()}): make a loader of its own here, or start one by "
-                "teardown() or load_state_dict(). What was delivered may be read here"
-            )
+    @property
+    def _feed(self) -> Feed | None:
+        return self._current.feed
+
+    def _leave_pass(self) -> None:
+        self._prepared = None
+        self._current.leave()
 
     def _stop_feed(self) -> None:
-        self._in_pass = False
-        self._feed_begins = set()
-        feed, self._feed = self._feed, None
-        if feed is not None:
-            feed.stop()
+        self._prepared = None
+        self._current.stop()
 
     def _fail(self, error: Exception) -> None:
         if isinstance(error, StalledError | torch.cuda.OutOfMemoryError):

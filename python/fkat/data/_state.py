@@ -39,6 +39,12 @@ class RestoreStates(Protocol):
 class Resumable(Protocol):
     """What the loaders of this package offer beyond `PersistStates` and `RestoreStates`."""
 
+    def prepare(self) -> None:
+        """Have the first microbatches made before they are asked for."""
+
+    def leave_epoch(self) -> None:
+        """Stand at the beginning of the next epoch if this one has begun; starts nothing."""
+
     def snapshot(self, next_epoch: bool = False) -> Callable[[], dict[str, Any]]:
         """The present position, cheaply: the result is what ``state_dict()`` would return now.
 

@@ -91,6 +91,7 @@ class DataModule(LightningDataModule):
         self._train = Finished(resumable, trainer)
         self._go_on(self._train, trainer)
         _lightning.leave_finished_epoch(trainer)
+        self._train.prepare()
         return self._train
 
     def val_dataloader(self) -> Any:
@@ -196,7 +197,12 @@ class DataModule(LightningDataModule):
 
     def _new_loader(self, stage: str) -> Any:
         trainer = self.trainer
-        return self._loaders.new(stage, None if trainer is None else trainer.strategy.root_device)
+        if trainer is None:
+            return self._loaders.new(stage, None)
+        loader = self._loaders.new(stage, trainer.strategy.root_device)
+        if stage != "train" and isinstance(loader, _state.Resumable):
+            loader.prepare()
+        return loader
 
     def _position(self, train: Finished) -> dict[str, Any]:
         trainer = train.trainer

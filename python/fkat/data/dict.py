@@ -29,7 +29,7 @@ class DictDataLoader:
     draws does not depend on its number, so all ranks draw the same names.
 
     The loader is its own iterator. ``iter()`` begins the next epoch if the current one has
-    delivered anything, begins an epoch that failed again, and does nothing else.
+    delivered anything, begins an epoch that failed again, and starts what `prepare` starts.
 
     A loader with ``set_epoch`` (or whose dataset or sampler has it) is told the epoch. One with
     ``state_dict`` and ``load_state_dict`` is resumed by them; any other is read again from the
@@ -85,10 +85,24 @@ class DictDataLoader:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Begin the next epoch, unless the current one has delivered nothing yet."""
+        self.leave_epoch()
+        self.prepare()
+        return self
+
+    def leave_epoch(self) -> None:
+        """What ``iter()`` does, but for starting anything."""
         if self._has_begun():
             following = self._epoch if self._has_failed else self._epoch + 1
             self._restart(following if self._wanted_epoch is None else self._wanted_epoch)
-        return self
+
+    def prepare(self) -> None:
+        """Have the first microbatches made ahead by the loaders of this package that are drawn.
+
+        Each that is behind its last microbatch begins its next epoch, each within an epoch goes on
+        in it. Waits for nothing, and raises nothing: ``next()`` raises what goes wrong.
+        """
+        for name in self._drawn:
+            self._children[name].prepare()
 
     def __next__(self) -> dict[str, Any]:
         """The next microbatch, with the name of its loader in it."""

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from fkat.data import _arguments as arguments
-from fkat.data._loader import FedLoader, Place, T_co
+from fkat.data._loader import FedLoader, T_co
+from fkat.data._place import Place
 from fkat.data._seeding import Seeder
 from fkat.data._shards import state as shard_state
 from fkat.data._shards.factory import DataLoaderFactory

@@ -14,7 +14,9 @@ from torch.utils.data import DataLoader
 from fkat.data import _arguments as arguments
 from fkat.data import _state as state
 from fkat.data._factory import DataLoaderFactory
-from fkat.data._loader import INT64_MAX, MAX_PREFETCHES, FedLoader, Place, T_co
+from fkat.data._loader import INT64_MAX, FedLoader, T_co
+from fkat.data._options import MAX_PREFETCHES
+from fkat.data._place import Place
 from fkat.data._seeding import Seeder
 from fkat.data._source import worker_places
 from fkat.data._source.collate import empty, empty_array
@@ -39,9 +41,9 @@ class ShmDataLoader(FedLoader[T_co]):
     as long as they are kept, may be written to, and survive the loader.
 
     The loader is its own iterator. ``iter()`` begins the next epoch if the current one has
-    delivered anything, begins an epoch that failed again, and does nothing else; the producer is
-    started by the first ``next()`` or ``len()``, and serves every epoch. Two loops at once need two
-    loaders.
+    delivered anything, and begins an epoch that failed again. The producers are started by
+    ``iter()``, ``next()`` or ``len()``, or by `prepare`, which is for the time in which the trainer
+    has other things to do first; they serve every epoch. Two loops at once need two loaders.
 
     Args:
         seed: Python, numpy and torch are seeded for every microbatch from (seed, dp_rank, epoch,

@@ -87,6 +87,7 @@ class Finished:
                 microbatch = next(self._pass)
         except StopIteration:
             self._is_exhausted = True
+            self.prepare()
             raise
         except (StalledError, ProducerDiedError) as error:
             # A scheduler may send SIGTERM to the producer, too. The trainer ends in its own way.
@@ -95,7 +96,18 @@ class Finished:
             raise
         self._before.append(before)
         self._num_delivered += 1
+        self.prepare()
         return microbatch
+
+    def prepare(self) -> None:
+        """Have the first microbatches made while the trainer does other things.
+
+        Behind the last microbatch of an epoch these are the next one's: they are made while the
+        trainer steps, validates and saves. The loader stands where it stood, and so does
+        `position`.
+        """
+        if not (self._num_delivered and _lightning.is_in_last_epoch(self.trainer)):
+            self.loader.prepare()
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the data module keeps the state."""

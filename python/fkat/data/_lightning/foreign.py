@@ -55,6 +55,9 @@ class Foreign:
         self._num_delivered += 1
         return microbatch
 
+    def prepare(self) -> None:
+        """Do nothing: such a loader makes microbatches ahead only while it is iterated."""
+
     def state_dict(self) -> dict[str, Any]:
         """Where it stands, in the loader's own terms; and the epoch."""
         return self.snapshot()()

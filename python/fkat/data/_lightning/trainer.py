@@ -72,6 +72,12 @@ def has_finished_epoch(trainer: Trainer) -> bool:
     return bool(batches.is_last_batch and batches.current.ready == batches.current.processed)
 
 
+def is_in_last_epoch(trainer: Trainer) -> bool:
+    """Whether no other epoch follows the present one, as far as that is known."""
+    max_epochs = trainer.max_epochs
+    return max_epochs is not None and 0 <= max_epochs <= trainer.current_epoch + 1
+
+
 def is_at_step_boundary(trainer: Trainer) -> bool:
     """Whether no gradient is half accumulated: an optimizer step follows what is finished."""
     num_in_epoch = int(_batches(trainer).current.processed)

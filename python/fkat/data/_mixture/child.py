@@ -60,6 +60,10 @@ class Child(ABC):
         self._goes_on = False
         self._captured = None
 
+    def prepare(self) -> None:
+        """Have the first microbatches made ahead, if the loader can do so without being read."""
+        return
+
     def stop(self) -> None:
         """Let go of what it iterates: workers end with it."""
         self._microbatches = None

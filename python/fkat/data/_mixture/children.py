@@ -34,7 +34,10 @@ class ResumableChild(Child):
     def restart(self, epoch: int) -> None:
         super().restart(epoch)
         set_epoch_of(self.loader, epoch)
-        iter(self.loader)  # starts nothing; leaves the epoch before
+        self.loader.leave_epoch()
+
+    def prepare(self) -> None:
+        self.loader.prepare()
 
     def is_finished(self, record: Record) -> bool:
         return bool(record["is_over"])  # its len() would start a producer

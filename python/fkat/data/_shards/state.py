@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from fkat.data import _state as state
-from fkat.data._loader import INT64_MAX, Place
+from fkat.data._loader import INT64_MAX
+from fkat.data._place import Place
 from fkat.data._shards.names import read_indices
 from fkat.data._shards.plan import Dealing, Position, describe_shards
 from fkat.data._shards.samplers import ShardSampler
