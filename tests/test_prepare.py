@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from functools import partial
 
 import pytest
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fkat.data import DictDataLoader, ShardedDataLoader, ShmDataLoader
 from fkat.data.samplers.strategies import RoundRobin, Weighted
+from tests.ahead import await_activity, await_ahead, pids
 from tests.shards import names_of
 from tests.who_made_it import who_made_it
 
@@ -21,7 +21,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 FORK = {"multiprocessing_context": "fork"}
 LENGTH = 5
-_PATIENCE_S = 60.0
 
 
 class Numbered(Dataset):
@@ -77,27 +76,6 @@ def _number(microbatch):
     return microbatch["x"] if isinstance(microbatch, dict) else microbatch
 
 
-def rings(loader):
-    """Of each producer."""
-    if isinstance(loader, DictDataLoader):
-        return [ring for c in loader._children.values() for ring in rings(c.loader)]
-    return [feed._ring for feed in loader._feed._feeds] if loader._feed else []
-
-
-def pids(loader):
-    if isinstance(loader, DictDataLoader):
-        return [pid for c in loader._children.values() for pid in pids(c.loader)]
-    return [feed.pid for feed in loader._feed._feeds]
-
-
-def await_ahead(loader, expected):
-    """Wait until each producer has published so many microbatches that nobody asked for."""
-    give_up = time.monotonic() + _PATIENCE_S
-    while (found := [ring.look().num_unread for ring in rings(loader)]) != expected:
-        assert time.monotonic() < give_up, f"published ahead: {found}, not {expected}"
-        time.sleep(0.005)
-
-
 LOADERS = [(single, 1), (sharded, 2), (mixture, 2)]
 of_every_kind = pytest.mark.parametrize(
     ("new", "num_producers"), LOADERS, ids=["single", "sharded", "mixture"]
@@ -108,7 +86,7 @@ of_every_kind = pytest.mark.parametrize(
 @pytest.mark.parametrize("start", ["prepare", "__iter__"])
 def test_the_first_microbatches_are_made_before_they_are_asked_for(new, num_producers, start):
     loader = new()
-    assert rings(loader) == []
+    assert pids(loader) == []
     state = loader.state_dict()
     getattr(loader, start)()
     await_ahead(loader, [2] * num_producers)
@@ -275,7 +253,7 @@ def test_a_producer_that_is_killed_meanwhile_changes_nothing(num_taken):
 def test_no_more_is_made_than_may_be_ahead(num_ahead):
     loader = single(num_ahead=num_ahead)
     loader.prepare()
-    assert len(loader) == LENGTH
+    await_activity(loader, "awaiting grant")
     await_ahead(loader, [num_ahead])
     assert rest(loader) == list(range(LENGTH))
     loader.teardown()
@@ -334,13 +312,13 @@ def test_what_was_prepared_and_never_used_is_torn_down(new, num_producers):
         loader.prepare()
         assert len(pids(loader)) == num_producers
         loader.teardown()
-        assert rings(loader) == []
+        assert pids(loader) == []
     rest(iter(loader))
     for _ in range(2):
         loader.prepare()
         assert len(pids(loader)) == num_producers
         loader.teardown()
-        assert rings(loader) == []
+        assert pids(loader) == []
     loader.prepare()
     del loader  # the fixture sees that nothing is left
 
@@ -351,9 +329,9 @@ def test_a_mixture_starts_those_that_it_draws():
     loader.prepare()
     for _ in range(2):
         assert len(list(loader)) == LENGTH
-    assert rings(children["never"]) == []
+    assert pids(children["never"]) == []
     loader.teardown()
-    assert rings(loader) == []
+    assert pids(loader) == []
 
 
 def test_in_the_calling_thread_nothing_is_made_ahead():
