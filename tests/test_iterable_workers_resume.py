@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from fkat.data.errors import ResumeMismatchError, StateError
 from tests.streams import (
     LAST_ALONE,
     UNEVEN,
+    Split,
     StatefulSplit,
     Unsplit,
     new,
@@ -26,18 +27,21 @@ pytestmark = [
 ]
 
 
-RESUMED = {
-    "uneven": partial(split, UNEVEN),
-    "in batches": partial(split, UNEVEN, 2),
-    "with a state": partial(split, UNEVEN, 1, StatefulSplit),
-    "with a state, in batches": partial(split, LAST_ALONE, 2, StatefulSplit),
-}
+READ_AGAIN = pytest.mark.filterwarnings("ignore:.*are read again")
 
 
-@pytest.mark.filterwarnings("ignore:.*are read again")
-@pytest.mark.parametrize("name", RESUMED)
-def test_resumed_anywhere_each_goes_on_with_its_own_stream(name):
-    loader = new(RESUMED[name])
+@pytest.mark.parametrize(
+    "factory",
+    [
+        pytest.param(partial(split, UNEVEN), marks=READ_AGAIN),
+        pytest.param(partial(split, UNEVEN, 2), marks=READ_AGAIN),
+        partial(split, UNEVEN, 1, StatefulSplit),  # not read again: that would be a warning
+        partial(split, LAST_ALONE, 2, StatefulSplit),
+    ],
+    ids=["samples", "batches", "samples with a state", "batches with a state"],
+)
+def test_resumed_anywhere_each_goes_on_with_its_own_stream(factory):
+    loader = new(factory)
     states = [loader.state_dict()]
     whole = []
     for microbatch in loader:
@@ -46,7 +50,7 @@ def test_resumed_anywhere_each_goes_on_with_its_own_stream(name):
     second = list(loader)
     loader.teardown()
     for number, state in enumerate(states):
-        loader = new(RESUMED[name])
+        loader = new(factory)
         loader.load_state_dict(through_a_file(state))
         resumed = rest(loader)
         if number < len(whole):
@@ -58,7 +62,7 @@ def test_resumed_anywhere_each_goes_on_with_its_own_stream(name):
         loader.teardown()
 
 
-@pytest.mark.filterwarnings("ignore:.*are read again")
+@READ_AGAIN
 def test_the_state_says_how_far_each_worker_is_and_which_have_ended():
     loader = new(partial(split, [1, 2, 4], 1, StatefulSplit))
     found = []
@@ -115,7 +119,7 @@ def test_one_word_about_what_is_read_again():
     loader.teardown()
 
 
-@pytest.mark.filterwarnings("ignore:.*are read again")
+@READ_AGAIN
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize(
     ("num_now", "options"), [(3, {}), (0, {}), (2, {"multiprocessing": False})]
@@ -133,7 +137,7 @@ def without_workers(state):
     return {**{key: state[key] for key in state if key != "workers"}, "version": 1}
 
 
-@pytest.mark.filterwarnings("ignore:.*are read again")
+@READ_AGAIN
 def test_a_state_without_workers_is_that_of_workers_in_turn():
     factory = partial(split, [4, 4, 3])
     loader = new(factory)
@@ -144,13 +148,38 @@ def test_a_state_without_workers_is_that_of_workers_in_turn():
     loader.teardown()
 
 
-@pytest.mark.filterwarnings("ignore:.*are read again")
+@READ_AGAIN
 def test_a_state_without_workers_of_which_one_had_ended_is_an_error():
     factory = partial(split, UNEVEN)
     loader = resumed(without_workers(state_after(8, factory)), factory)
     with pytest.raises(ResumeMismatchError, match="has 0 microbatches, 3 were finished"):
         rest(loader)
     loader.teardown()
+
+
+class Told(Split):
+    """Tells who begins."""
+
+    def __init__(self, folder):
+        super().__init__([1, 4])
+        self.folder = folder
+
+    def __iter__(self):
+        (self.folder / str(get_worker_info().id)).touch()
+        return super().__iter__()
+
+
+@READ_AGAIN
+def test_a_worker_that_had_ended_reads_nothing_again(tmp_path):
+    factory = partial(DataLoader, Told(tmp_path), 2, num_workers=2, collate_fn=list)
+    state = state_after(2, factory)
+    assert [entry[1] for entry in state["workers"]] == [True, False]
+    for told in tmp_path.iterdir():
+        told.unlink()
+    loader = resumed(state, factory)
+    assert [[sample[:2] for sample in batch] for batch in rest(loader)] == [[[1, 2], [1, 3]]]
+    loader.teardown()
+    assert [told.name for told in tmp_path.iterdir()] == ["1"]
 
 
 BAD = {

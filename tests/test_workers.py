@@ -90,30 +90,31 @@ def test_only_the_one_that_dies_is_started_again(victim, num_taken):
 
 
 class Waiting(Dataset):
-    """Sample 0 is made when sample ``awaited`` has been."""
+    """Sample 0 is made when sample ``awaited`` has been; it says whether ``beyond`` was, too."""
 
-    def __init__(self, folder, awaited):
-        self.made, self.awaited = folder / "made", awaited
+    def __init__(self, folder, awaited, beyond):
+        self.folder, self.awaited, self.beyond = folder, awaited, beyond
 
     def __len__(self):
         return 12
 
     def __getitem__(self, index):
-        if index == self.awaited:
-            self.made.touch()
-        while index == 0 and not self.made.exists():
+        (self.folder / str(index)).touch()
+        while index == 0 and not (self.folder / str(self.awaited)).exists():
             time.sleep(0.01)
-        return torch.tensor(index)
+        return index, (self.folder / str(self.beyond)).exists()
 
 
-def waiting(folder, awaited):
-    return DataLoader(Waiting(folder, awaited), batch_size=None, num_workers=2)
+def waiting(folder, awaited, beyond):
+    return DataLoader(Waiting(folder, awaited, beyond), batch_size=None, num_workers=2)
 
 
-def test_a_slow_sample_does_not_stall_the_other_producers(tmp_path):
-    # Number 5 is the third of the second worker, which has room for it while the first one waits.
-    loader = ShmDataLoader(0, partial(waiting, tmp_path, 5), 8)
-    assert [int(microbatch) for microbatch in loader] == list(range(12))
+def test_a_slow_sample_lets_the_other_producers_run_ahead_up_to_their_share(tmp_path):
+    # The second worker's share of the window is four records: first what it reads, then 1, 3, 5.
+    loader = ShmDataLoader(0, partial(waiting, tmp_path, 5, beyond=7), 8)
+    microbatches = list(loader)
+    assert [index for index, _ in microbatches] == list(range(12))
+    assert microbatches[0] == [0, False]
     loader.teardown()
 
 

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from fkat.data import ShardedDataLoader, ShmDataLoader
 from tests.equality import assert_same
@@ -210,4 +210,28 @@ def test_a_microbatch_without_tensors_copies_nothing(fake):
         ("b", [0, 1, 2, 3]),
     ]
     assert fake.count("cuMemcpyHtoDAsync_v2") == 0
+    loader.teardown()
+
+
+class Numbers(IterableDataset):
+    def __iter__(self):
+        worker = get_worker_info()
+        return constant_of(range(worker.id, 40, worker.num_workers))
+
+
+def constant_of(numbers):
+    return (torch.full((4096,), number, dtype=torch.uint8) for number in numbers)
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+@pytest.mark.parametrize("prefetches", [0, 4])
+def test_each_of_several_workers_has_copies_in_flight(fake, prefetches, in_order):
+    factory = functools.partial(DataLoader, Numbers(), None, num_workers=2, in_order=in_order)
+    loader = on_device(factory, prefetches=prefetches)
+    found = []
+    for microbatch in loader:
+        fake.settle()
+        assert microbatch.unique().numel() == 1
+        found.append(int(microbatch[0]))
+    assert (found if in_order else sorted(found)) == list(range(40))
     loader.teardown()
