@@ -221,18 +221,27 @@ def test_more_workers_than_microbatches(gate):
     loader.teardown()
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({"multiprocessing": False}, range(LENGTH)),
-        ({"dp_size": 2, "dp_rank": 1}, range(1, LENGTH, 2)),
-    ],
-    ids=["without processes", "dealt among ranks"],
-)
-def test_where_a_state_could_not_say_it_the_order_is_kept(gate, options, expected):
+class Slow(Gated):
+    def __getitem__(self, index):
+        time.sleep(0.3 if index == 0 else 0)
+        return super().__getitem__(index)
+
+
+class SlowStream(GatedStream):
+    def __init__(self, gate):
+        self.samples = Slow(gate)
+
+
+DEBUGGED, SECOND_RANK = {"multiprocessing": False}, {"dp_size": 2, "dp_rank": 1}
+
+
+@pytest.mark.parametrize(("options", "begin"), [(DEBUGGED, 0), (SECOND_RANK, 1)])
+@pytest.mark.parametrize("slow", [Slow, SlowStream])
+def test_where_a_state_could_not_say_it_the_order_is_kept(gate, slow, options, begin):
     gate.touch()
-    loader = new(partial(gated, gate), **options)
-    assert indices(loader) == list(expected)
+    loader = new(partial(gated, gate, slow), **options)
+    step = options.get("dp_size", 1)
+    assert indices(loader) == list(range(begin, LENGTH, step))
     loader.teardown()
 
 

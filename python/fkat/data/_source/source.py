@@ -108,6 +108,8 @@ class Source:
             self._indexed = IndexedLoader(loader, self._seeder, self._part, number)
         elif number is not None and not self._dealing.is_by_number:
             self._stream = StreamWorker(cast(DataLoader[Any], loader), number, self._seeder)
+        elif isinstance(loader, DataLoader):
+            loader.in_order = True  # it is resumed by counting
 
     def _build(self) -> Iterable[Any]:
         self._seeder.seed_factory()
