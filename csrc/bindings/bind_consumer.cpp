@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -128,6 +129,7 @@ class Reader {
     using Clock = std::chrono::steady_clock;
     std::optional<Clock::time_point> deadline;
     bool has_waited = false;
+    auto slice = kSlice;
     wait_for([&] {
       const std::scoped_lock lock(mutex_);
       if (ready()) return true;
@@ -145,7 +147,8 @@ class Reader {
           throw DeadlinePassed{*timeout_s};
         }
       }
-      consumer_.wait(kSlice);
+      consumer_.wait(slice);
+      slice = std::min(2 * slice, kLongSlice);
       return false;
     });
   }

@@ -60,6 +60,14 @@ std::optional<std::uint64_t> span_nbytes(DType dtype, std::span<const std::int64
   return count ? checked_mul(*count, dtype.itemsize()) : std::nullopt;
 }
 
+// Where the next of the leaves that lie one behind another begins; moves `end` behind it.
+std::uint64_t place(std::uint64_t nbytes, std::uint64_t& end) {
+  const std::uint64_t offset =
+      round_up(end, nbytes < kLargeNbytes ? kLeafAlignment : kLargeAlignment);
+  end = offset + round_up(nbytes, kLeafAlignment);
+  return offset;
+}
+
 [[noreturn]] void corrupt(const std::string& what) {
   throw CorruptSegment("a microbatch in shared memory is damaged: " + what);
 }
@@ -105,23 +113,25 @@ FrameWriter::FrameWriter(std::span<const LeafSource> leaves, std::span<const std
       structure_(structure),
       table_nbytes_(0),
       placed_offset_(std::numeric_limits<std::uint64_t>::max()) {
-  std::uint64_t tensors_nbytes = 0;
-  std::uint64_t arrays_nbytes = 0;
   std::uint64_t placed_end = 0;
   for (const LeafSource& leaf : leaves) {
     table_nbytes_ += sizeof(LeafRecord) + 16 * leaf.shape.size();
-    const std::uint64_t nbytes = round_up(leaf.nbytes(), kLeafAlignment);
-    if (leaf.placed != 0) {
-      placed_offset_ = std::min(placed_offset_, leaf.placed);
-      placed_end = std::max(placed_end, leaf.placed + nbytes);
-    } else {
-      (leaf.kind == LeafKind::kTensor ? tensors_nbytes : arrays_nbytes) += nbytes;
-    }
+    if (leaf.placed == 0) continue;
+    placed_offset_ = std::min(placed_offset_, leaf.placed);
+    placed_end = std::max(placed_end, leaf.placed + round_up(leaf.nbytes(), kLeafAlignment));
   }
   head_nbytes_ = round_up(sizeof(FrameHeader) + table_nbytes_ + structure.size(), kLeafAlignment);
   tensors_offset_ = std::max(head_nbytes_, placed_end);
-  arrays_offset_ = tensors_offset_ + tensors_nbytes;
-  nbytes_ = arrays_offset_ + arrays_nbytes;
+  arrays_offset_ = end_of(LeafKind::kTensor, tensors_offset_);
+  nbytes_ = end_of(LeafKind::kArray, arrays_offset_);
+}
+
+// Where what is copied of a kind ends.
+std::uint64_t FrameWriter::end_of(LeafKind kind, std::uint64_t begin) const {
+  for (const LeafSource& leaf : leaves_) {
+    if (leaf.kind == kind && leaf.placed == 0) place(leaf.nbytes(), begin);
+  }
+  return begin;
 }
 
 void FrameWriter::write(std::byte* slot) const {
@@ -132,12 +142,12 @@ void FrameWriter::write(std::byte* slot) const {
   header.nbytes = nbytes_;
 
   std::byte* record_at = slot + sizeof header;
-  std::uint64_t tensor_offset = tensors_offset_;
-  std::uint64_t array_offset = arrays_offset_;
+  std::uint64_t tensors_end = tensors_offset_;
+  std::uint64_t arrays_end = arrays_offset_;
   for (const LeafSource& leaf : leaves_) {
-    std::uint64_t& next = leaf.kind == LeafKind::kTensor ? tensor_offset : array_offset;
+    std::uint64_t& end = leaf.kind == LeafKind::kTensor ? tensors_end : arrays_end;
     const std::uint64_t nbytes = leaf.nbytes();
-    const std::uint64_t offset = leaf.placed != 0 ? leaf.placed : next;
+    const std::uint64_t offset = leaf.placed != 0 ? leaf.placed : place(nbytes, end);
     const auto ndim = static_cast<std::uint8_t>(leaf.shape.size());
     const LeafRecord record{offset, nbytes, leaf.dtype, leaf.kind, ndim, 0};
     std::memcpy(record_at, &record, sizeof record);
@@ -148,9 +158,7 @@ void FrameWriter::write(std::byte* slot) const {
       std::memcpy(record_at, leaf.strides.data(), 8 * leaf.strides.size());
       record_at += 8 * leaf.strides.size();
     }
-    if (leaf.placed != 0) continue;
-    if (nbytes != 0) std::memcpy(slot + offset, leaf.data, nbytes);
-    next += round_up(nbytes, kLeafAlignment);
+    if (leaf.placed == 0 && nbytes != 0) std::memcpy(slot + offset, leaf.data, nbytes);
   }
   if (!structure_.empty()) std::memcpy(record_at, structure_.data(), structure_.size());
 

@@ -104,6 +104,25 @@ TEST(many_leaves_come_back) {
   check_round_trip(std::move(leaves), std::string(1000, 'p'));
 }
 
+TEST(large_leaves_begin_at_a_page_and_come_back) {
+  const std::int64_t large = kLargeNbytes / 2;
+  const std::vector<OwnedLeaf> leaves{{kInt16, {3}, {1}, LeafKind::kArray},
+                                      {kInt16, {large}, {1}, LeafKind::kTensor, 2},
+                                      {kInt16, {5}, {1}, LeafKind::kTensor, 3},
+                                      {kInt16, {large, 1}, {1, 1}, LeafKind::kArray, 4},
+                                      {kInt16, {large + 1}, {1}, LeafKind::kTensor, 5},
+                                      {kInt16, {large - 1}, {1}, LeafKind::kTensor, 6}};
+  check_round_trip(leaves, "s");
+  auto copies = leaves;
+  const auto bytes = written(copies, "s");
+  std::vector<std::uint64_t> beginnings;
+  for (const Leaf& leaf : Frame(bytes).leaves) {
+    beginnings.push_back(leaf.offset % kLargeAlignment);
+  }
+  // The third and the last follow what is before them at once; the first stands behind all tensors.
+  CHECK(beginnings == std::vector<std::uint64_t>({256, 0, 0, 0, 0, 256}));
+}
+
 bool dense(DType dtype, Numbers shape, Numbers strides) {
   return LeafSource{LeafKind::kTensor, dtype, nullptr, shape, strides}.is_dense();
 }
