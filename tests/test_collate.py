@@ -294,8 +294,27 @@ class Stream(IterableDataset):
         return (rows[index] for index in range(len(rows)))
 
 
-def test_workers_of_an_iterable_dataset_use_no_slot_of_their_parent():
-    loader = ShmDataLoader(0, partial(batches, num_workers=1, dataset=Stream()), 2)
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_iterable_dataset_is_collated_in_the_slot(num_workers):
+    loader = ShmDataLoader(0, partial(batches, num_workers=num_workers, dataset=Stream()), 2)
+    assert check(loader) == [False] + [True] * (NUM_BATCHES - 1)
+    assert check(loader) == [True] * NUM_BATCHES
+    loader.teardown()
+
+
+class IteratedAsItIs(DataLoader):
+    """Whose workers are torch's own: children of the producer."""
+
+    def __iter__(self):
+        return super().__iter__()
+
+
+def of_torchs_workers():
+    return IteratedAsItIs(Stream(), 4, collate_fn=and_where, num_workers=1)
+
+
+def test_workers_that_a_producer_forks_use_no_slot_of_their_parent():
+    loader = ShmDataLoader(0, of_torchs_workers, 2)
     assert check(loader) == [False] * NUM_BATCHES
     assert check(loader) == [False] * NUM_BATCHES
     loader.teardown()

@@ -26,21 +26,25 @@ class CurrentFeed:
         self._epoch: int | None = None  # of the pass that it was asked for; None: for the next one
 
     def enter(
-        self, epoch: int, open_feed: Callable[[Place | None], Feed], begin: Place | None
+        self,
+        epoch: int,
+        open_feed: Callable[[Place | None], Feed],
+        begin: Callable[[], Place | None],
     ) -> Feed:
         """The feed, in the pass of ``epoch``.
 
         Args:
             epoch: Begun only if the feed is not in its pass already.
-            open_feed: Called with ``begin`` if there is no feed.
-            begin: Where its producers are to begin; None for the beginning of whichever epoch they
-                are asked for.
+            open_feed: Called if there is no feed, with what ``begin`` returns.
+            begin: Says where its producers are to begin; None for the beginning of whichever epoch
+                they are asked for.
         """
         self.check_process()
         if self.feed is None:
+            place = begin()
             self._pid = os.getpid()
-            self._begins = {begin}
-            self.feed = open_feed(begin)
+            self._begins = {place}
+            self.feed = open_feed(place)
         if self._epoch != epoch:
             self.feed.begin_pass(epoch)
             self._epoch = epoch

@@ -227,7 +227,7 @@ class FedLoader(ABC, Generic[T_co]):
             return
         self._prepared = None
         self._current.leave()
-        self._current.enter(epoch, self._open_feed, resume)
+        self._current.enter(epoch, self._open_feed, lambda: resume)
         self._prepared = epoch
 
     def _begin(self, place: Place) -> None:
@@ -327,7 +327,7 @@ class FedLoader(ABC, Generic[T_co]):
 
     def _current_feed(self) -> Feed:
         epoch = self._epoch if self._prepared is None else self._prepared
-        return self._current.enter(epoch, self._open_feed, self._present())
+        return self._current.enter(epoch, self._open_feed, self._present)
 
     @property
     def _feed(self) -> Feed | None:

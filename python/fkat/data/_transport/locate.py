@@ -64,9 +64,12 @@ def _children(obj: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield f"{path}.keywords[{key!r}]", value
     elif isinstance(obj, types.MethodType):
         yield f"{path}.__self__", obj.__self__
-    for key, value in (getattr(obj, "__dict__", None) or {}).items():
-        if not isinstance(obj, type | types.ModuleType | types.FunctionType):
-            yield f"{path}.{key}", value
+    if isinstance(obj, type | types.ModuleType | types.FunctionType):
+        return
+    attributes = getattr(obj, "__dict__", None) or {}
+    # Public ones first: Lightning keeps the arguments of a DataLoader in an attribute of its own.
+    for key in sorted(attributes, key=lambda key: str(key).startswith("_")):
+        yield f"{path}.{key}", attributes[key]
 
 
 def _type_name(obj: Any) -> str:
