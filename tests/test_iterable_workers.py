@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import warnings
 from functools import partial
 
@@ -107,25 +108,81 @@ def parts(persistent):
     return DataLoader(Range(), 2, num_workers=3, **options)
 
 
-class Uncopiable(Range):
-    def __deepcopy__(self, memo):
-        raise TypeError
+class Around(IterableDataset):
+    """Reads another dataset, which is the one that is split."""
+
+    def __init__(self):
+        self.inner = Range()
+
+    def __iter__(self):
+        return iter(range(self.inner.begin, self.inner.end))
 
 
-def uncopiable():
-    return DataLoader(Uncopiable(), 2, num_workers=3, worker_init_fn=take_a_part)
+def take_a_part_of_the_inner_one(worker_id):
+    info = get_worker_info()
+    span = (info.dataset.inner.end - info.dataset.inner.begin) // info.num_workers
+    info.dataset.inner.begin += worker_id * span
+    info.dataset.inner.end = info.dataset.inner.begin + span
 
 
-PARTS = [partial(parts, False), partial(parts, True), uncopiable]
+def parts_of_the_inner_one():
+    return DataLoader(Around(), 2, num_workers=3, worker_init_fn=take_a_part_of_the_inner_one)
 
 
-@pytest.mark.parametrize("factory", PARTS, ids=["", "persistent", "that cannot be copied"])
+def parts_by_a_function_that_knows_the_dataset():
+    dataset = Around()
+
+    def take_a_part(worker_id):
+        dataset.inner.begin += 4 * worker_id
+        dataset.inner.end = dataset.inner.begin + 4
+
+    return DataLoader(dataset, 2, num_workers=3, worker_init_fn=take_a_part)
+
+
+PARTS = {
+    "": partial(parts, False),
+    "persistent": partial(parts, True),
+    "of one inside": parts_of_the_inner_one,
+    "that a function knows": parts_by_a_function_that_knows_the_dataset,
+}
+
+
+@pytest.mark.parametrize("factory", PARTS.values(), ids=PARTS)
 def test_worker_init_fn_splits_the_dataset_once_in_each_epoch(factory):
     loader = new(factory)
     expected = [[0, 1], [4, 5], [8, 9], [2, 3], [6, 7], [10, 11]]
     for _ in range(3):
         assert [microbatch.tolist() for microbatch in loader] == expected
     assert [microbatch.tolist() for microbatch in factory()] == expected
+    loader.teardown()
+
+
+class Files(IterableDataset):
+    """Remembers which file it reads, for its own collate function; cannot be copied."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.opened = "nothing"
+
+    def __iter__(self):
+        assert self.opened == "nothing"  # a new worker, in each epoch
+        self.opened = f"file {get_worker_info().id}"
+        yield from range(2)
+
+    def collate(self, samples):
+        return self.opened, samples
+
+
+def files():
+    dataset = Files()
+    return DataLoader(dataset, 2, num_workers=2, collate_fn=dataset.collate)
+
+
+def test_a_function_of_the_loader_sees_what_iterating_has_set():
+    loader = new(files)
+    expected = list(files())
+    assert expected == [("file 0", [0, 1]), ("file 1", [0, 1])]
+    assert [list(loader) for _ in range(3)] == [expected] * 3
     loader.teardown()
 
 

@@ -133,6 +133,26 @@ def test_another_number_of_workers_is_an_error(num_now, options, strict):
     loader.teardown()
 
 
+@pytest.mark.parametrize(("then", "now"), [(0, 2), (2, 0)])
+def test_another_number_of_workers_is_another_order(then, now):
+    state = state_after(3, partial(DataLoader, Unsplit(), num_workers=then))
+    state["workers"] = None  # as if it had been written without
+    loader = resumed(state, partial(DataLoader, Unsplit(), num_workers=now))
+    with pytest.raises(ResumeMismatchError, match=f"num_workers was {then}, is {now}"):
+        next(loader)
+    loader.teardown()
+
+
+@READ_AGAIN
+def test_a_state_of_several_ranks_does_not_say_how_far_each_worker_is():
+    factory = partial(DataLoader, Unsplit(), num_workers=2)
+    state = state_after(2, factory, dp_size=2)
+    loader = resumed(state, factory, dp_size=1)
+    with pytest.raises(ResumeMismatchError, match=r"saved by several ranks.*num_workers=0"):
+        next(loader)
+    loader.teardown()
+
+
 def without_workers(state):
     return {**{key: state[key] for key in state if key != "workers"}, "version": 1}
 

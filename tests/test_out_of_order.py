@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from functools import partial
@@ -175,12 +176,13 @@ def test_a_run_in_order_goes_on_out_of_order_with_another_number_of_workers(gate
     [
         (partial(gated, num_workers=3), {}, r"each of 2 workers stands in epoch 0"),
         (gated, {"multiprocessing": False}, r"each of 2 workers stands in epoch 0"),
+        (gated, {"dp_size": 2}, r"each of 2 workers stands .* for 2 rank"),
         (partial(gated, shuffle=True), {}, "indices of microbatches 0 to 5"),
     ],
-    ids=["workers", "no processes", "order"],
+    ids=["workers", "no processes", "ranks", "order"],
 )
 def test_what_cannot_go_on_is_an_error(gate, factory, options, message):
-    loader = new(partial(gated, gate))
+    loader = new(partial(gated, gate), dp_size=1 if "dp_size" in options else None)
     take(loader, 3)
     state = loader.state_dict()
     gate.touch()
@@ -190,6 +192,39 @@ def test_what_cannot_go_on_is_an_error(gate, factory, options, message):
     loader.load_state_dict(state)
     with pytest.raises(ResumeMismatchError, match=message):
         rest(loader)
+    loader.teardown()
+
+
+def test_a_state_of_several_ranks_does_not_say_how_far_each_worker_is(gate):
+    gate.touch()
+    loader = new(partial(gated, gate), dp_size=2)
+    take(loader, 2)
+    state = loader.state_dict()
+    loader.teardown()
+    loader = new(partial(gated, gate), dp_size=1)
+    loader.load_state_dict(state)
+    with pytest.raises(ResumeMismatchError, match=r"saved by several ranks.*in_order=True"):
+        next(loader)
+    loader.teardown()
+
+
+class Shuffled:
+    """A sampler that draws another order in each process."""
+
+    def __len__(self):
+        return LENGTH
+
+    def __iter__(self):
+        order = list(range(LENGTH))
+        random.Random(os.getpid()).shuffle(order)
+        return iter(order)
+
+
+def test_workers_that_draw_other_orders_are_an_error(gate):
+    gate.touch()
+    loader = new(partial(gated, gate, sampler=Shuffled()))
+    with pytest.raises(RuntimeError, match="drew other indices"):
+        list(loader)
     loader.teardown()
 
 

@@ -27,7 +27,8 @@ namespace {
 constexpr std::uint64_t kReserve = 32 * MiB;
 
 // Taken of it before the limit is asked for again: asking takes longer than backing 64 KiB.
-constexpr std::uint64_t kUnasked = kReserve / 2;
+// An eighth: as many producers may do so at once.
+constexpr std::uint64_t kUnasked = kReserve / 8;
 
 [[noreturn]] void throw_out_of_memory(std::uint64_t nbytes, const MemoryLimit& limit) {
   throw OutOfMemory("no memory for a slot: needed " + format_nbytes(nbytes) + " more, available " +

@@ -142,14 +142,14 @@ class FedLoader(ABC, Generic[T_co]):
             self._fail(error)
             raise
         microbatch: T_co = produced[0]
+        mark = produced[1]
+        # No call between these: an interrupt finds all of them done, or none.
         self._num_delivered += 1
         self._has_delivered = True
+        self._mark = mark  # what follows from it is made when asked for
         self._restarts.progress()
-        mark = produced[1]
         if mark.ends or mark.offset >= self._next_kept or mark.shard != self._base.shard:
             self._pass(mark)
-        else:
-            self._mark = mark  # the common case: what follows from it is made when asked for
         return microbatch
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from fkat.data._source.fingerprint import Description
 from fkat.data._source.indices import known_length
@@ -23,6 +23,8 @@ def _facts(loader: Any) -> Iterator[tuple[str, Any]]:
         return
     yield "dataset", type(loader.dataset).__qualname__
     yield "len(dataset)", known_length(loader.dataset)
+    if isinstance(loader.dataset, IterableDataset):
+        yield "num_workers", loader.num_workers  # it decides what is in which microbatch
     batch_sampler = loader.batch_sampler
     if batch_sampler is None:
         yield from _sampler_facts(loader.sampler)

@@ -71,6 +71,11 @@ class Dealing(NamedTuple):
     is_by_number: bool = True
     in_order: bool = True
 
+    @property
+    def counts_each(self) -> bool:
+        """Whether one number does not say how far each is."""
+        return not (self.is_by_number and self.in_order)
+
 
 ONE_PRODUCER = Dealing()
 

@@ -83,7 +83,7 @@ class Source:
             self._use(self._build())
         loader = self._loader
         self._is_used_up = isinstance(loader, Iterator)  # good for one epoch
-        self._check_workers(epoch, start)
+        self._check_workers(epoch, start, num_before)
         described = describe(loader)
         yield Described(described, self._dealing)
         changed = differences(start.described, described)
@@ -127,12 +127,19 @@ class Source:
             loader.pin_memory = False
         return loader
 
-    def _check_workers(self, epoch: int, start: Start) -> None:
+    def _check_workers(self, epoch: int, start: Start, num_before: int) -> None:
         """Where each of so many workers stands tells others nothing, whether strict or not."""
-        if start.workers and len(start.workers) != self.num_workers:
+        dealing = self._dealing
+        if start.workers and (len(start.workers) != dealing.num_workers or self._part.size > 1):
             raise ResumeMismatchError(
                 f"the state says where each of {len(start.workers)} workers stands in epoch "
-                f"{epoch}; this loader is run by {self.num_workers}. Resume as it was saved: with "
-                f"num_workers={len(start.workers)} in the DataLoader, with multiprocessing, "
-                "without dp_size"
+                f"{epoch}; this loader is run by {dealing.num_workers}, for {self._part.size} "
+                f"rank(s). Resume as it was saved: with num_workers={len(start.workers)} in the "
+                "DataLoader, with multiprocessing, without dp_size"
+            )
+        if dealing.counts_each and start.offset != num_before:
+            raise ResumeMismatchError(
+                f"the state was saved by several ranks, within epoch {epoch}: what they had does "
+                "not say how far each worker of this loader is. Resume with as many ranks, or "
+                "with num_workers=0, or (a map-style dataset) with in_order=True"
             )

@@ -33,6 +33,9 @@ asarray: Callable[[Any], np.ndarray[Any, Any]] = np.asarray
 _PLAIN_ARRAY_CHARS = frozenset("?bhilqBHILQefdFD")
 _VIEWABLE_ARRAY_KINDS = frozenset("biufcmMSUV")
 
+# A structure above this may be of many objects: the pickler's table of them never shrinks.
+_LARGE_NBYTES = 16 << 10
+
 
 def encode(microbatch: Any, prefix: bytes = b"") -> tuple[bytes, list[Any]]:
     """`Encoder.encode`, once."""
@@ -122,6 +125,8 @@ class Encoder:
             message = describe_unpicklable(microbatch, "microbatch", encode, error)
             raise TypeError(message) from error
         finally:
+            if self._file.tell() > _LARGE_NBYTES:
+                self._pickler = pickle.Pickler(self._file, protocol=5)
             self._pickler.clear_memo()
             self._pickler.dispatch_table = copyreg.dispatch_table  # no cycle of references
             self._leaves = []

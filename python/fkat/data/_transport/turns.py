@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
 
-from fkat.data._source.note import Ends, Mark, WorkerPlace
+from fkat.data._source.note import Dealing, Ends, Mark, WorkerPlace
 
-_NEVER = 1 << 63  # more than any worker delivers: one that has ended
+_OTHER_INDICES = (
+    "worker {} of {} drew other indices before microbatch {} of epoch {} than another worker: each "
+    "draws them all, so the sampler must draw the same in every process and after every restart. "
+    "Derive its order from a fixed seed and set_epoch(), or use num_workers=0"
+)
 
 
 class Turns(Protocol):
@@ -37,12 +41,8 @@ class ByNumber:
     def take(self, worker: int, number: int, mark: Mark) -> Mark:
         before, self._digest = self._digest, mark.digest
         if before is not None and before != mark.before:
-            raise RuntimeError(
-                f"worker {worker} of {len(self._workers)} drew other indices before microbatch "
-                f"{number} of epoch {self._epoch} than the worker before it: each draws them all, "
-                "so the sampler must draw the same in every process and after every restart. "
-                "Derive its order from a fixed seed and set_epoch(), or use num_workers=0"
-            )
+            num_workers = len(self._workers)
+            raise RuntimeError(_OTHER_INDICES.format(worker, num_workers, number, self._epoch))
         return mark
 
     def end(self, worker: int) -> bool:
@@ -59,42 +59,63 @@ class ByCount:
 
     Args:
         places: Where each begins.
-        in_order: Whether they take turns; else whichever is ready delivers.
+        dealing: How they are dealt with.
+        epoch: Of the pass, for errors to name.
     """
 
-    def __init__(self, places: Sequence[WorkerPlace], in_order: bool) -> None:
-        self._places = tuple(places)
-        self._num_delivered = sum(place.num_delivered for place in places)
-        self._turns = [_NEVER if place.has_ended else place.num_delivered for place in places]
-        self._in_order = in_order
-        # Those that have not ended; who delivered last is last.
-        self._queue = [number for number, place in enumerate(places) if not place.has_ended]
+    def __init__(self, places: Sequence[WorkerPlace], dealing: Dealing, epoch: int) -> None:
+        self._dealing = dealing
+        self._epoch = epoch
+        # In one attribute: an interrupt finds it as it was, or as it is to be.
+        self._at = _standing(range(len(places)), tuple(places))
+        self._digests: dict[int, int] = {}  # of indices, where one side of a border was seen
 
     def waited_for(self, number: int) -> Sequence[int]:
         del number
-        if self._in_order and self._queue:
-            return (self._turns.index(min(self._turns)),)
-        return self._queue
+        places, queue = self._at
+        if self._dealing.in_order and queue:
+            return (min(queue, key=lambda worker: (places[worker].num_delivered, worker)),)
+        return queue
 
     def take(self, worker: int, number: int, mark: Mark) -> Mark:
-        del number
-        places = self._places
-        has_ended = mark.ends is Ends.EPOCH
-        place = WorkerPlace(places[worker].num_delivered + 1, has_ended, mark.digest, mark.inner)
-        self._places = (*places[:worker], place, *places[worker + 1 :])
-        self._num_delivered += 1
-        self._turns[worker] += 1
-        self._queue.remove(worker)
-        self._queue.append(worker)
-        if has_ended:
-            self.end(worker)
-        ends = Ends.NOTHING if self._queue else Ends.EPOCH
-        return Mark(0, self._num_delivered, ends=ends, workers=self._places)
+        count = self._at.places[worker].num_delivered + 1
+        self._check(worker, number, count, mark)
+        self._put(worker, WorkerPlace(count, mark.ends is Ends.EPOCH, mark.digest, mark.inner))
+        places, queue = self._at
+        num_delivered = sum(place.num_delivered for place in places)
+        return Mark(0, num_delivered, ends=Ends.NOTHING if queue else Ends.EPOCH, workers=places)
 
     def end(self, worker: int) -> bool:
-        if worker in self._queue:
-            self._queue.remove(worker)
-            place = self._places[worker]._replace(has_ended=True)
-            self._places = (*self._places[:worker], place, *self._places[worker + 1 :])
-            self._turns[worker] = _NEVER
-        return not self._queue
+        self._put(worker, self._at.places[worker]._replace(has_ended=True))
+        return not self._at.queue
+
+    def _put(self, worker: int, place: WorkerPlace) -> None:
+        places, queue = self._at
+        others = [other for other in queue if other != worker]
+        places = (*places[:worker], place, *places[worker + 1 :])
+        self._at = _standing([*others, worker], places)  # who delivered last is last
+
+    def _check(self, worker: int, number: int, count: int, mark: Mark) -> None:
+        num_workers, is_by_number, _ = self._dealing
+        if mark.offset != (worker + (count - 1) * num_workers + 1 if is_by_number else count):
+            raise RuntimeError(
+                f"microbatch {number} of epoch {self._epoch} is not the one behind those that "
+                f"worker {worker} has delivered: an interrupt has lost one. iter() begins anew"
+            )
+        if not is_by_number:
+            return
+        for offset, digest in ((mark.offset - 1, mark.before), (mark.offset, mark.digest)):
+            seen = self._digests.pop(offset, None)
+            if seen is None:
+                self._digests[offset] = digest
+            elif seen != digest:
+                raise RuntimeError(_OTHER_INDICES.format(worker, num_workers, number, self._epoch))
+
+
+class _Standing(NamedTuple):
+    places: tuple[WorkerPlace, ...]
+    queue: list[int]  # of those that have not ended
+
+
+def _standing(queue: Iterable[int], places: tuple[WorkerPlace, ...]) -> _Standing:
+    return _Standing(places, [worker for worker in queue if not places[worker].has_ended])

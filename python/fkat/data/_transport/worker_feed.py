@@ -123,7 +123,8 @@ class WorkerFeed:
         all of them in between. What the others publish meanwhile is seen up to 5 ms late.
         """
         patience_s, begin = self._feeds[0].patience_s, time.monotonic()
-        for waited_for in itertools.cycle(workers):
+        # The last to deliver first: one that is stuck has delivered nothing for long.
+        for waited_for in itertools.cycle(reversed(workers)):
             for timeout_s, these in ((0.0, workers), (_SLICE_S, (waited_for,))):
                 for worker in these:
                     self._whose_turn = worker
@@ -159,9 +160,10 @@ class WorkerFeed:
             places, count = (), 0
         if len(places) != dealing.num_workers:
             places = ()  # each producer objects to that
-        if dealing.is_by_number and dealing.in_order and not places:
+        if not dealing.counts_each and not places:
             return ByNumber(dealing.num_workers, self._epoch)
-        return ByCount(places or dealt(count, dealing.num_workers), dealing.in_order)
+        places = places or dealt(count, dealing.num_workers)
+        return ByCount(places, dealing, self._epoch)
 
     def _open_missing(self, device: torch.device | None) -> None:
         num_workers = 0 if self._dealing is None else self._dealing.num_workers
