@@ -15,6 +15,13 @@ EPOCHS = 2
 NOT_OURS = "ignore:'set_vital' is deprecated"  # torchdata calls it
 
 
+class IteratedAsItIs(DataLoader):
+    """Whose workers are torch's own, children of the producer: a subclass may do anything."""
+
+    def __iter__(self):
+        return super().__iter__()
+
+
 class Augmented(Dataset):
     """A sample is its index and a number from each global generator."""
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from fkat.data import ShmDataLoader
 from fkat.data.shm import empty, empty_array
+from tests.sources import IteratedAsItIs
 
 WIDTH = 3000  # of a sample, so that a batch is worth a slot
 NUM_BATCHES = 12
@@ -300,13 +301,6 @@ def test_an_iterable_dataset_is_collated_in_the_slot(num_workers):
     assert check(loader) == [False] + [True] * (NUM_BATCHES - 1)
     assert check(loader) == [True] * NUM_BATCHES
     loader.teardown()
-
-
-class IteratedAsItIs(DataLoader):
-    """Whose workers are torch's own: children of the producer."""
-
-    def __iter__(self):
-        return super().__iter__()
 
 
 def of_torchs_workers():

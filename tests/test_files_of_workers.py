@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from fkat.data import ShmDataLoader
 from fkat.data._transport import process_group
 from fkat.data.errors import ProducerDiedError
+from tests.sources import IteratedAsItIs
 
 SHM = Path("/dev/shm")
 
@@ -43,7 +44,7 @@ class MakesFile(IterableDataset):
 
 
 def in_worker(is_mapped: bool) -> DataLoader:
-    return DataLoader(
+    return IteratedAsItIs(
         MakesFile(is_mapped), batch_size=None, num_workers=1, multiprocessing_context="fork"
     )
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from fkat.data import ShmDataLoader
 from fkat.data.errors import ProducerDiedError, StalledError
+from tests.sources import IteratedAsItIs
 
 SIZE, STUCK_AT = 8, 5
 FATAL = (signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGABRT)
@@ -47,8 +48,8 @@ class Stuck(Dataset):
         return torch.full((1000,), index)
 
 
-def unbatched(dataset: Dataset, num_workers: int = 0) -> DataLoader:
-    return DataLoader(dataset, batch_size=None, num_workers=num_workers)
+def unbatched(dataset: Dataset) -> DataLoader:
+    return DataLoader(dataset, batch_size=None)
 
 
 def new_loader(*arguments: Any, **options: Any) -> ShmDataLoader:
@@ -260,7 +261,7 @@ class Stream(IterableDataset):
 
 
 def test_the_workers_of_a_killed_producer_end(stuck, wait_until, is_alive):
-    loader = new_loader(0, partial(unbatched, Stream(stuck), num_workers=2))
+    loader = new_loader(0, partial(IteratedAsItIs, Stream(stuck), batch_size=None, num_workers=2))
     next(loader)
     workers = psutil.Process(producer_pid()).children(recursive=True)
     assert len(workers) == 2
@@ -270,7 +271,7 @@ def test_the_workers_of_a_killed_producer_end(stuck, wait_until, is_alive):
 
 
 def test_a_killed_worker_is_an_error_of_the_dataloader(stuck):
-    loader = new_loader(0, partial(unbatched, Stream(stuck), num_workers=1))
+    loader = new_loader(0, partial(IteratedAsItIs, Stream(stuck), batch_size=None, num_workers=1))
     next(loader)
     (worker,) = psutil.Process(producer_pid()).children(recursive=True)
     worker.kill()

@@ -50,8 +50,12 @@ class Stream(IterableDataset):
     def __iter__(self):
         return map(MAKE, range(1_000_000))
 
+class IteratedAsItIs(DataLoader):  # by workers of its own, children of the producer
+    def __iter__(self):
+        return super().__iter__()
+
 def in_workers():
-    return DataLoader(Stream(), batch_size=None, num_workers=1)
+    return IteratedAsItIs(Stream(), batch_size=None, num_workers=1)
 
 MAKE = globals()[sys.argv[2]]
 
@@ -75,6 +79,8 @@ def assert_all_gone_after_kill(start_trainer, wait_until, is_alive) -> Callable[
         files = set(Path("/dev/shm").iterdir())
         trainer = start_trainer(TRAINER, *arguments)
         assert trainer.read_line() == "ready"
+        # A listing of /proc may miss one that is there.
+        wait_until(lambda: len(trainer.descendants()) >= num_processes)
         processes = trainer.descendants()
         rings = set().union(*map(rings_of, [psutil.Process(trainer.pid), *processes]))
         assert len(processes) >= num_processes
