@@ -57,6 +57,7 @@ def sent_instead(tag, bomb):
 def main(rank, folder):
     distributed.init_process_group("gloo", f"file://{folder}/group", world_size=2, rank=rank)
     outcomes = {"a state": str(gather(rank, (0, 12)))}
+    distributed.barrier()  # rank 1 does not wait for it to be read
     for kind, dumped in sent_instead((0, 13), Bomb(folder / "exploded")).items():
         if rank == 1:
             _lightning._store().set(_lightning._key(1), dumped)
