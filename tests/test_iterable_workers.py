@@ -12,6 +12,7 @@ import psutil
 import pytest
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from tests.marks import MANY_WORKERS_AND_KEPT
 from tests.sources import Augmented
 from tests.streams import (
     EVEN,
@@ -26,11 +27,7 @@ from tests.streams import (
     split,
 )
 
-# torch's word about more workers than this machine has cores; to compare epochs, they are kept.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:This DataLoader will create"),
-    pytest.mark.filterwarnings("ignore:more than 8 microbatches"),
-]
+pytestmark = MANY_WORKERS_AND_KEPT
 
 
 def without_random_numbers(microbatches):

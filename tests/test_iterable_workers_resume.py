@@ -8,6 +8,7 @@ import pytest
 from torch.utils.data import DataLoader, get_worker_info
 
 from fkat.data.errors import ResumeMismatchError, StateError
+from tests.marks import MANY_WORKERS_AND_KEPT
 from tests.streams import (
     LAST_ALONE,
     UNEVEN,
@@ -20,11 +21,7 @@ from tests.streams import (
     through_a_file,
 )
 
-# torch's word about more workers than this machine has cores; to compare epochs, they are kept.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:This DataLoader will create"),
-    pytest.mark.filterwarnings("ignore:more than 8 microbatches"),
-]
+pytestmark = MANY_WORKERS_AND_KEPT
 
 
 READ_AGAIN = pytest.mark.filterwarnings("ignore:.*are read again")

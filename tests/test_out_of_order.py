@@ -13,13 +13,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from fkat.data import ShmDataLoader
 from fkat.data.errors import ResumeMismatchError, StalledError
+from tests.marks import MANY_WORKERS_AND_KEPT
 from tests.sources import Augmented
 
-# torch's word about more workers than this machine has cores; to compare epochs, they are kept.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:This DataLoader will create"),
-    pytest.mark.filterwarnings("ignore:more than 8 microbatches"),
-]
+pytestmark = MANY_WORKERS_AND_KEPT
 
 LENGTH = 10
 

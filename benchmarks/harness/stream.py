@@ -10,10 +10,18 @@ from typing import Any
 
 from benchmarks.harness.clocks import Stopwatch
 from benchmarks.harness.memory import memory_mib
-from benchmarks.harness.question import Effort, Measurement, WrongPayloadError
+from benchmarks.harness.question import Column, Effort, Measurement, WrongPayloadError
 
 OpenLoader = Callable[[], AbstractContextManager[Iterable[Any]]]
 Check = Callable[[int, Any], None]
+
+CPU_AND_WAIT = (
+    Column("trainer CPU us", "trainer_cpu_us", "number"),
+    Column("workers CPU us", "workers_cpu_us", "number"),
+    Column("p99 wait us", "p99_wait_us", "number"),
+    Column("memory MiB", "added_mib", "number"),
+)
+"""The usual columns of what `timed_passes` measures beside the wall time."""
 
 _STRETCH_S = 0.25
 """A timed stretch is about so long; longer only if it would have fewer than the least items."""

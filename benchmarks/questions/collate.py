@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 from benchmarks.harness.cells import per_second, share_of
 from benchmarks.harness.question import Bar, Column, Effort, Measurement, Plot, Question
 from benchmarks.harness.spread import Rows
-from benchmarks.harness.stream import timed_passes
+from benchmarks.harness.stream import CPU_AND_WAIT, timed_passes
 from benchmarks.peers import PEERS, TITLES, Spec
 from benchmarks.sources.images import (
     BATCH_NBYTES,
@@ -125,10 +125,7 @@ QUESTION = Question(
         Column("images/s", style=per_second("wall_us", BATCH_SIZE)),
         Column("of the floor", style=share_of("wall_us", FLOOR)),
         Column("wall us", "wall_us"),
-        Column("trainer CPU us", "trainer_cpu_us", "number"),
-        Column("workers CPU us", "workers_cpu_us", "number"),
-        Column("p99 wait us", "p99_wait_us", "number"),
-        Column("memory MiB", "added_mib", "number"),
+        *CPU_AND_WAIT,
     ),
     bars=(
         Bar("1", "rate, of a stack into a warm buffer", "%", 80, True, _floor_percent),

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.harness.cells import per_second, times_of
 from benchmarks.harness.question import Bar, Column, Effort, Measurement, Plot, Question
 from benchmarks.harness.spread import Rows
-from benchmarks.harness.stream import timed_passes
+from benchmarks.harness.stream import CPU_AND_WAIT, timed_passes
 from benchmarks.peers import PEERS, TITLES, Spec
 from benchmarks.sources.pictures import (
     BATCH_NBYTES,
@@ -82,10 +82,7 @@ QUESTION = Question(
         Column("images/s", style=per_second("wall_us", BATCH_SIZE)),
         Column("rate", style=times_of("wall_us", "dataloader")),
         Column("wall us", "wall_us"),
-        Column("trainer CPU us", "trainer_cpu_us", "number"),
-        Column("workers CPU us", "workers_cpu_us", "number"),
-        Column("p99 wait us", "p99_wait_us", "number"),
-        Column("memory MiB", "added_mib", "number"),
+        *CPU_AND_WAIT,
     ),
     bars=(
         *(Bar(case, "rate, times the DataLoader's", "x", 0.97, True, _rate) for case in CASES),

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.harness.cells import number, per_second
 from benchmarks.harness.question import CannotDoError, Column, Effort, Measurement, Plot, Question
 from benchmarks.harness.spread import Rows
-from benchmarks.harness.stream import timed_passes
+from benchmarks.harness.stream import CPU_AND_WAIT, timed_passes
 from benchmarks.peers import PEERS, TITLES, Spec
 from benchmarks.sources.costly import CostlyTensors, check_number
 from benchmarks.sources.payload import SpotCheck, compare_all
@@ -95,10 +95,7 @@ QUESTION = Question(
     columns=(
         Column("wall us", "wall_us"),
         Column("microbatches/s", style=per_second("wall_us")),
-        Column("trainer CPU us", "trainer_cpu_us", "number"),
-        Column("workers CPU us", "workers_cpu_us", "number"),
-        Column("p99 wait us", "p99_wait_us", "number"),
-        Column("memory MiB", "added_mib", "number"),
+        *CPU_AND_WAIT,
     ),
     plots=(
         Plot(

@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.harness.cells import per_second, times_of
 from benchmarks.harness.question import Bar, Column, Effort, Measurement, Plot, Question
 from benchmarks.harness.spread import Rows
-from benchmarks.harness.stream import timed_passes
+from benchmarks.harness.stream import CPU_AND_WAIT, timed_passes
 from benchmarks.sources.run_folder import written_once
 from benchmarks.sources.text import (
     NUM_SHARDS,
@@ -121,10 +121,7 @@ QUESTION = Question(
         Column("tokens/s", style=per_second("wall_us", ROW_LENGTH * ROWS_PER_MICROBATCH)),
         Column("rate", style=times_of("wall_us", "dataloader")),
         Column("wall us", "wall_us"),
-        Column("trainer CPU us", "trainer_cpu_us", "number"),
-        Column("workers CPU us", "workers_cpu_us", "number"),
-        Column("p99 wait us", "p99_wait_us", "number"),
-        Column("memory MiB", "added_mib", "number"),
+        *CPU_AND_WAIT,
     ),
     bars=tuple(
         Bar(
