@@ -99,6 +99,9 @@ class Question:
         subjects: Name -> title, in the order of the rows.
         measure: (case, subject, effort), called in a fresh process. Checks contents itself. Raises
             `CannotDoError`, or ModuleNotFoundError for a subject that is not installed.
+        prepare: (case), called once, in the process that those of the case's subjects are forked
+            from: makes data that `measure` finds in a cache, imports what every subject needs.
+            Starts no thread, and imports no loader: its import is part of its start.
         columns: Of every case's table.
         bars: What is to be reached.
         plots: Pictures.
@@ -113,6 +116,7 @@ class Question:
     subjects: Mapping[str, str]
     measure: Callable[[str, str, Effort], Measurement]
     columns: Sequence[Column]
+    prepare: Callable[[str], object] = lambda case: None
     bars: Sequence[Bar] = ()
     plots: Sequence[Plot] = ()
     findings: Callable[[Mapping[str, Rows]], Sequence[str]] | None = None

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +25,13 @@ PUBLISHED_PYTHON = Path(
 )
 
 Results = dict[str, Any]
+
+Tell = Callable[[str], None]
+"""Called with what is measured next."""
+
+
+def _python_of(subject: str) -> Path:
+    return PUBLISHED_PYTHON if subject == PUBLISHED else Path(sys.executable)
 
 
 class Zygote:
@@ -52,12 +59,16 @@ class Zygote:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def measure(self, question: str, case: str, subject: str, effort: Effort) -> dict[str, Any]:
-        """Ask for one configuration, and wait for it."""
+    def measure(
+        self, question: str, case: str, subjects: Sequence[str], effort: Effort, tell: Tell
+    ) -> Iterator[dict[str, Any]]:
+        """Ask for some subjects of one case, and wait for each."""
         assert self._process.stdin is not None
-        names = {"question": question, "case": case, "subject": subject}
+        names = {"question": question, "case": case, "subjects": subjects}
         print(json.dumps({**names, "effort": asdict(effort)}), file=self._process.stdin, flush=True)
-        return {"case": case, "subject": subject, **self._read()}
+        for subject in subjects:
+            tell(f"{question}, {case}, {subject}")
+            yield {"case": case, "subject": subject, **self._read()}
 
     def close(self) -> None:
         """End it."""
@@ -70,16 +81,22 @@ class Interpreters:
     def __init__(self) -> None:
         self._zygotes: dict[Path, Zygote] = {}
 
-    def measure(self, question: str, case: str, subject: str, effort: Effort) -> dict[str, Any]:
-        """One configuration, under the interpreter that has its subject."""
-        python = PUBLISHED_PYTHON if subject == PUBLISHED else Path(sys.executable)
-        if not python.exists():
-            reason = "it has no environment of its own here"
-            absent = {"kind": "not installed", "metrics": {}, "reason": reason}
-            return {"case": case, "subject": subject, **absent}
-        if python not in self._zygotes:
-            self._zygotes[python] = Zygote(python)
-        return self._zygotes[python].measure(question, case, subject, effort)
+    def measure(
+        self, question: str, case: str, subjects: Sequence[str], effort: Effort, tell: Tell
+    ) -> list[dict[str, Any]]:
+        """Subjects of one case, each under the interpreter that has it; in the order given."""
+        outcomes: list[dict[str, Any]] = []
+        for python in dict.fromkeys(map(_python_of, subjects)):
+            mine = [subject for subject in subjects if _python_of(subject) == python]
+            if not python.exists():
+                reason = "it has no environment of its own here"
+                absent = {"kind": "not installed", "metrics": {}, "reason": reason}
+                outcomes += ({"case": case, "subject": subject, **absent} for subject in mine)
+                continue
+            if python not in self._zygotes:
+                self._zygotes[python] = Zygote(python)
+            outcomes += self._zygotes[python].measure(question, case, mine, effort, tell)
+        return sorted(outcomes, key=lambda outcome: subjects.index(outcome["subject"]))
 
     def published_packages(self) -> dict[str, str]:
         """Versions in the environment of the published package; empty if it was not used."""
@@ -98,7 +115,7 @@ def run(
     *,
     cases: Collection[str] | None = None,
     subjects: Collection[str] | None = None,
-    tell: Callable[[str], None] = lambda label: None,
+    tell: Tell = lambda label: None,
 ) -> Results:
     """Measure; whatever fails is noted and the rest goes on.
 
@@ -115,11 +132,9 @@ def run(
             start = time.perf_counter()
             outcomes = []
             for case in question.cases:
-                for subject in question.subjects:
-                    if case in (cases or [case]) and subject in (subjects or [subject]):
-                        tell(f"{question.name}, {case}, {subject}")
-                        names = (question.name, case, subject)
-                        outcomes.append(interpreters.measure(*names, effort))
+                if case in (cases or [case]):
+                    asked = [name for name in question.subjects if name in (subjects or [name])]
+                    outcomes += interpreters.measure(question.name, case, asked, effort, tell)
             seconds = round(time.perf_counter() - start, 1)
             results["questions"][question.name] = {"seconds": seconds, "outcomes": outcomes}
         results["environment"]["published_packages"] = interpreters.published_packages()

@@ -26,12 +26,15 @@ CPU_AND_WAIT = (
 _STRETCH_S = 0.25
 """A timed stretch is about so long; longer only if it would have fewer than the least items."""
 
-_LONG_STRETCH_S = 1.0
+_LONG_STRETCH_S = 0.4
 """The longest that a stretch may become for the sake of the least items."""
+
+_WARM_UP_ITEMS = 8
+"""After the first: enough that every slot and segment of every loader here was written once."""
 
 _LEAD = 4
 _LEAST_ITEMS = 12
-_VERY_LEAST_ITEMS = 4
+_VERY_LEAST_ITEMS = 3
 
 
 def _numbered(
@@ -49,7 +52,7 @@ def _numbered(
 def _warm_up(items: Iterator[tuple[int, Any]], check: Check, effort: Effort) -> None:
     """Compare items in full until every slot, queue and pool of the loader has been used."""
     end = time.perf_counter() + _STRETCH_S / effort.shorten
-    for _ in range(_LEAST_ITEMS):
+    for _ in range(_WARM_UP_ITEMS):
         check(*next(items))
     while time.perf_counter() < end:
         check(*next(items))
@@ -68,6 +71,20 @@ def _stretch_length(
     many = max(_LEAST_ITEMS, 4 * num_ahead)
     generous = min(many, _LONG_STRETCH_S / effort.shorten / item_s)
     return int(max(budget, generous, _VERY_LEAST_ITEMS))
+
+
+def _take_what_is_ready(
+    items: Iterator[tuple[int, Any]], check: Check, effort: Effort, num_ahead: int
+) -> None:
+    """Take microbatches that were made while nobody asked, lest they count as made in no time.
+
+    Those cost no waiting: after so long a wait there are none left, however few were taken.
+    """
+    end = time.perf_counter() + _STRETCH_S / effort.shorten
+    for _ in range(num_ahead + _LEAD):
+        check(*next(items))
+        if time.perf_counter() > end:
+            break
 
 
 def percentile_99(values: list[float]) -> float:
@@ -115,9 +132,9 @@ def timed_passes(
             `WrongPayloadError`.
         check_spot: The same for a timed item. Its time is part of the stretch: it has to be short
             and the same for every loader.
-        num_ahead: Microbatches that are ready at most before they are asked for. That many, and a
-            few, are taken before the first stretch, lest they count as made in no time, and a
-            stretch has at least four times as many.
+        num_ahead: Microbatches that are ready at most before they are asked for. They are taken
+            before the first stretch, lest they count as made in no time, and a stretch has at
+            least four times as many, unless that takes too long.
 
     Returns:
         ``first_s``: from opening the loader to the first item. ``added_mib``: memory of all
@@ -141,8 +158,7 @@ def timed_passes(
         gc.collect()
         gc.freeze()
         samples = [memory_mib() - before_mib]
-        for _ in range(num_ahead + _LEAD):
-            check_spot(*next(items))
+        _take_what_is_ready(items, check_spot, effort, num_ahead)
         stretches = [_timed(items, length, check_spot) for _ in range(effort.repeats)]
         samples.append(memory_mib() - before_mib)
         items.close()

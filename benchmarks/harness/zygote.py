@@ -1,8 +1,9 @@
 """Forks a fresh process for each configuration, so that none waits for torch to be imported.
 
-``python -m benchmarks.harness.zygote``: a line of JSON on its standard input asks for a
-configuration, a line of JSON on its standard output answers; the first line says what is installed.
-It has no threads: a fork of it is as good as a new interpreter that has imported torch and numpy.
+``python -m benchmarks.harness.zygote``: a line of JSON on its standard input asks for subjects of a
+case, a line of JSON for each on its standard output answers; the first line says what is installed.
+For a case it forks a process that makes what all its subjects need, and that forks theirs. Neither
+has threads: a fork of it is as good as a new interpreter that has imported torch and numpy.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import traceback
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 TIMEOUT_S = 120
 """A configuration takes seconds; one that takes this long hangs, and has failed."""
 
-EXIT_TIMEOUT_S = 5
+EXIT_TIMEOUT_S = 3
 """What a process may take to end when its outcome is known; some loaders hang then."""
 
 _PIPE_NBYTES = 1 << 20
@@ -31,15 +32,15 @@ _PIPE_NBYTES = 1 << 20
 _F_SETPIPE_SZ = 1031
 
 
-def _measure_into(request: dict[str, Any], pipe: int) -> None:
-    """The forked child: measure, and write the outcome."""
+def _measure_into(request: dict[str, Any], subject: str, pipe: int) -> None:
+    """The process of a subject: measure, and write the outcome."""
     from benchmarks.harness.memory import shared_with
     from benchmarks.harness.one import Outcome, measure
     from benchmarks.harness.question import Effort
 
     os.setsid()
     shared_with(os.getppid())
-    names = (request["question"], request["case"], request["subject"])
+    names = (request["question"], request["case"], subject)
     try:
         outcome = measure(*names, Effort(**request["effort"]))
     except Exception as error:
@@ -84,36 +85,61 @@ def _answer(pid: int, pipe: int) -> dict[str, Any]:
     return answer
 
 
-def main() -> None:
-    """Answer requests until the input ends."""
-    import fcntl
-
-    import torch  # noqa: F401
-
-    from benchmarks.harness.environment import packages
-    from benchmarks.harness.foreign_load import ForeignLoad
-
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a loader prints is no answer
+def _get_ready_to_fork() -> None:
+    """See that there is one thread, and keep the collector off what the children share."""
     num_threads = len(list(Path("/proc/self/task").iterdir()))
     if num_threads != 1:
         raise RuntimeError(f"a process that forks must have 1 thread, this one has {num_threads}")
-    print(json.dumps({"packages": packages()}), file=answers, flush=True)
     gc.collect()
     gc.freeze()
-    for line in sys.stdin:
-        load = ForeignLoad()
+
+
+def _measure_case(request: dict[str, Any], answers: TextIO) -> None:
+    """The process of a case: prepare it, then fork for one subject after the other."""
+    import fcntl
+
+    from benchmarks.harness.foreign_load import ForeignLoad
+    from benchmarks.harness.memory import shared_with
+    from benchmarks.questions import load
+
+    shared_with(os.getppid())
+    with suppress(Exception):  # what fails here fails again for each subject, which tells of it
+        load(request["question"]).prepare(request["case"])
+    _get_ready_to_fork()
+    for subject in request["subjects"]:
+        foreign = ForeignLoad()
         reader, writer = os.pipe()
         fcntl.fcntl(writer, _F_SETPIPE_SZ, _PIPE_NBYTES)
         pid = os.fork()
         if pid == 0:
-            _measure_into(json.loads(line), writer)
+            _measure_into(request, subject, writer)
             return  # and out, as from any program: the loaders' own exit handlers run
         os.close(writer)
         answer = _answer(pid, reader)
         os.close(reader)
-        answer["foreign_cores"] = round(load.cores(), 2)
+        answer["foreign_cores"] = round(foreign.cores(), 2)
         print(json.dumps(answer), file=answers, flush=True)
+    os._exit(0)  # it has started nothing else; freeing what it made takes a while
+
+
+def main() -> None:
+    """Answer requests until the input ends."""
+    import torch  # noqa: F401
+
+    from benchmarks.harness.environment import packages
+
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a loader prints is no answer
+    print(json.dumps({"packages": packages()}), file=answers, flush=True)
+    _get_ready_to_fork()
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            _measure_case(json.loads(line), answers)
+            return
+        _, status = os.waitpid(pid, 0)
+        if status:
+            sys.exit("the process of a case ended before it had answered for each subject")
 
 
 if __name__ == "__main__":

@@ -121,6 +121,7 @@ QUESTION = Question(
     cases={"1": "256 images of 3x224x224, 1 worker", "2": "256 images of 3x224x224, 2 workers"},
     subjects=SUBJECTS,
     measure=measure,
+    prepare=lambda case: all_images(),
     columns=(
         Column("images/s", style=per_second("wall_us", BATCH_SIZE)),
         Column("of the floor", style=share_of("wall_us", FLOOR)),

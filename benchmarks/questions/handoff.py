@@ -154,6 +154,7 @@ QUESTION = Question(
     cases={name: case.title for name, case in CASES.items()},
     subjects=SUBJECTS,
     measure=measure,
+    prepare=lambda case: pool_of(CASES[case]),
     columns=(
         Column("wall us", "wall_us"),
         Column("rate", style=times_of("wall_us", "dataloader")),

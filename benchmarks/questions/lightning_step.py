@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -182,6 +183,12 @@ def measure(case: str, subject: str, effort: Effort) -> Measurement:
     return steps.measurement()
 
 
+def _prepare(case: str) -> None:
+    """The microbatches, and the import of Lightning: seconds, which no loader is to blame for."""
+    pool_of(CASE)
+    import_module("lightning.pytorch")
+
+
 def _times_alone(rows: Rows) -> float:
     return rows["fkat"]["step_ms"].median / rows[ALONE]["step_ms"].median
 
@@ -205,6 +212,7 @@ QUESTION = Question(
     cases={"10ms": "a step of 10 ms, microbatches of 8 MiB"},
     subjects=SUBJECTS,
     measure=measure,
+    prepare=_prepare,
     columns=(
         Column("step ms", "step_ms"),
         Column("p99 step ms", "p99_step_ms"),

@@ -54,6 +54,11 @@ def measure(case_name: str, subject: str, effort: Effort) -> Measurement:
     return timed_passes(open_loader, None, effort, check_all, check_spot, spec.num_ahead)
 
 
+def _prepare(case_name: str) -> None:
+    if not case_name.startswith("work"):
+        pool_of(TENSORS.get(case_name, READY))
+
+
 def findings(cases: Mapping[str, Rows]) -> list[str]:
     """What a tensor more costs, and what workers more give."""
     sentences = []
@@ -92,6 +97,7 @@ QUESTION = Question(
     cases=CASES,
     subjects=SUBJECTS,
     measure=measure,
+    prepare=_prepare,
     columns=(
         Column("wall us", "wall_us"),
         Column("microbatches/s", style=per_second("wall_us")),

@@ -22,6 +22,7 @@ from benchmarks.sources.text import (
     ROW_LENGTH,
     ROWS_PER_MICROBATCH,
     TokenCheck,
+    documents,
     shards,
 )
 
@@ -117,6 +118,7 @@ QUESTION = Question(
     cases={"1": "1 worker", "2": "2 workers"},
     subjects={name: reader.title for name, reader in READERS.items()},
     measure=measure,
+    prepare=lambda case: documents(),
     columns=(
         Column("tokens/s", style=per_second("wall_us", ROW_LENGTH * ROWS_PER_MICROBATCH)),
         Column("rate", style=times_of("wall_us", "dataloader")),
