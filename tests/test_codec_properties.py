@@ -102,7 +102,7 @@ def through_ring(microbatch):
     """Carry a microbatch through a real ring whose two ends are in this process."""
     ring = _core.Ring.create(2, 1 << 20)
     producer = _core.Producer(ring, 1 << 22)
-    consumer = _core.Consumer(_core.Ring.attach(ring.fd), 1, 1)
+    consumer = _core.Consumer(_core.Ring.attach(ring.fd, ring.wake_fds), 1, 1)
     consumer.begin_pass(0)
     pass_ = producer.await_pass(0)
     structure, leaves = encode(microbatch)

@@ -52,7 +52,7 @@ def test_what_is_left_does_not_hold_rings():
     for _ in range(4):
         loaders.append(new_loader())
         kinds.append(open_at_rest(loaders[-1]._feed.pids[0]))
-    # Of six descriptors two stay: the ring's reader, and multiprocessing, have one of their own.
+    # Of seven descriptors two stay: the ring's reader, and multiprocessing, have one of their own.
     added = Counter({"pidfd": 1, "pipe": 1})
     assert [later - earlier for earlier, later in pairwise(kinds)] == [added] * 3
 

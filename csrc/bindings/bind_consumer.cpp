@@ -128,16 +128,13 @@ class Reader {
   void wait_until(std::optional<double> timeout_s, Ready ready) {
     using Clock = std::chrono::steady_clock;
     std::optional<Clock::time_point> deadline;
-    bool has_waited = false;
-    auto slice = kSlice;
+    bool producer_has_exited = false;
     wait_for([&] {
       const std::scoped_lock lock(mutex_);
-      if (ready()) return true;
       // In this order: what a dying producer published last is delivered before its death is told.
-      const bool peer_exited = has_waited && producer_.has_exited();
-      if (peer_exited && ready()) return true;
-      if (peer_exited) throw PeerExited{};
-      has_waited = true;
+      if (ready()) return true;
+      if (producer_has_exited) throw PeerExited{};
+      Clock::duration slice = kSlice;
       if (timeout_s) {
         const auto now = Clock::now();
         if (!deadline) {
@@ -146,9 +143,9 @@ class Reader {
         } else if (now >= *deadline) {
           throw DeadlinePassed{*timeout_s};
         }
+        slice = std::min(slice, *deadline - now);
       }
-      consumer_.wait(slice);
-      slice = std::min(2 * slice, kLongSlice);
+      producer_has_exited = consumer_.wait(slice, producer_);
       return false;
     });
   }

@@ -1,9 +1,11 @@
 // The ring itself: made by the trainer, attached by the producer, and the memory it may use.
 
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <chrono>
 #include <string>
+#include <vector>
 
 #include "bindings/bindings.h"
 #include "bindings/wait.h"
@@ -61,8 +63,21 @@ void bind_ring(py::module_& module) {
       .def_static("create", &Ring::create, py::arg("num_slots"), py::arg("slot_nbytes"),
                   py::arg("num_readers") = 1)
       .def_static(
-          "attach", [](int fd) { return Ring::attach(Segment::attach(fd)); }, py::arg("fd"))
+          "attach",
+          [](int fd, const std::vector<int>& wake_fds) {
+            return Ring::attach(Segment::attach(fd), {wake_fds.begin(), wake_fds.end()});
+          },
+          py::arg("fd"), py::arg("wake_fds") = std::vector<int>(),
+          "The ring behind `fd`; without its `wake_fds` to be looked at only.")
       .def_property_readonly("fd", [](const Ring& ring) { return ring.segment().fd(); })
+      .def_property_readonly("wake_fds",
+                             [](const Ring& ring) {
+                               std::vector<int> fds;
+                               for (const WakeFd& wake_fd : ring.wake_fds()) {
+                                 fds.push_back(wake_fd.fd());
+                               }
+                               return fds;
+                             })
       .def_property_readonly("num_slots",
                              [](const Ring& ring) { return ring.geometry().num_slots; })
       .def_property_readonly("slot_nbytes",

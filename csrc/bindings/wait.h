@@ -11,13 +11,10 @@
 
 namespace fkat {
 
-// How long a wait may sleep before it looks at the peer, at signals and at the deadline. A dead
-// producer is noticed within one slice. A signal ends the sleep itself.
-inline constexpr std::chrono::milliseconds kSlice{5};
-
-// What the slices of a long wait grow to: each costs the trainer some 40 us, which is most of what
-// slow data costs it.
-inline constexpr std::chrono::milliseconds kLongSlice{20};
+// How long a wait may sleep before it looks at signals again. A ring, the peer's death and a signal
+// end the sleep itself; only a signal that comes between the last look and the sleep has to wait
+// for the slice. Waking up costs some 40 us after so long, so it must not be short.
+inline constexpr std::chrono::milliseconds kSlice{100};
 
 // Releases the GIL for its lifetime. Where Python (before 3.14) ends a daemon thread that asks for
 // the GIL while the interpreter finalizes, by unwinding it, this one sleeps until the process is

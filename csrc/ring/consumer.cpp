@@ -52,6 +52,7 @@ Consumer::Consumer(std::shared_ptr<Ring> ring, std::uint32_t reader, std::uint32
     throw ArgumentError("reader " + std::to_string(reader) + " of a ring with " +
                         std::to_string(ring_->geometry().num_readers) + " readers");
   }
+  ring_->wake_fd(reader);  // else the first wait would throw
   // A reader made anew goes on where the one before it stopped. Relaxed: it was this process.
   const ReaderLine& line = ring_->reader_line(reader);
   acquired_seq_ = line.acquired_seq.load(std::memory_order_relaxed);
@@ -114,16 +115,17 @@ std::uint32_t Consumer::outstanding_leases() const {
   return outstanding_->load(std::memory_order_relaxed);
 }
 
-void Consumer::wait(std::chrono::nanoseconds slice) {
+bool Consumer::wait(std::chrono::nanoseconds slice, const ProcessHandle& producer) {
   Doorbell& bell = ring_->reader_line(reader_).published;
   const std::uint32_t seen = bell.rings();
-  if (has_record()) return;
+  if (has_record()) return false;
   grant(std::max(num_prefetches_, 1u));
   const auto start = std::chrono::steady_clock::now();
-  const bool slept = bell.wait(seen, slice, spin_.spins());
+  const auto how = bell.wait(seen, ring_->wake_fd(reader_), producer, slice, spin_.spins());
   const auto waited = std::chrono::steady_clock::now() - start;
-  spin_.learn(slept, waited);
+  spin_.learn(how.has_slept, waited);
   stats_.stall += waited;
+  return how.peer_has_exited;
 }
 
 std::optional<Record> Consumer::try_acquire() {

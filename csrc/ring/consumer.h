@@ -65,8 +65,9 @@ class Consumer {
   std::optional<Record> try_acquire();
 
   // Says that somebody waits, which is what a window of 0 produces for, then sleeps until there may
-  // be something to see; at most one slice.
-  void wait(std::chrono::nanoseconds slice);
+  // be something to see; at most one slice. Whether `producer` was seen to have exited: what it
+  // published last may still be there.
+  bool wait(std::chrono::nanoseconds slice, const ProcessHandle& producer = {});
 
   // What the producer announced, or a code of Length.
   std::int64_t length() const;

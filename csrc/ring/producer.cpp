@@ -9,7 +9,9 @@
 namespace fkat {
 
 Producer::Producer(std::shared_ptr<Ring> ring, std::uint64_t memory_budget_nbytes)
-    : ring_(std::move(ring)), pool_(ring_, memory_budget_nbytes) {}
+    : ring_(std::move(ring)), pool_(ring_, memory_budget_nbytes) {
+  ring_->wake_fd(0);  // else the first publication would throw
+}
 
 // The version of the trainer's line is 2 * pass id, and odd while the trainer writes.
 Turn Producer::await_pass(std::uint64_t previous, Pass& pass, std::chrono::nanoseconds slice) {
@@ -151,17 +153,19 @@ void Producer::append(RecordKind kind, const Pass& pass, std::uint64_t position,
   // SYNC POINT A: the slot's bytes and the entry happen before a reader's acquire-load at A.
   ring_->producer_line().published_seq.store(++published_seq_, std::memory_order_release);
   FKAT_CRASH_POINT("producer.append.published");
+  ring_readers();
+}
+
+void Producer::ring_readers() const {
   for (std::uint32_t reader = 0; reader < ring_->geometry().num_readers; ++reader) {
-    ring_->reader_line(reader).published.ring();
+    ring_->reader_line(reader).published.ring(ring_->wake_fd(reader));
   }
 }
 
 void Producer::announce_length(std::int64_t length) {
   // Relaxed: the number is all there is; the doorbell only makes a reader look.
   ring_->producer_line().length.store(length, std::memory_order_relaxed);
-  for (std::uint32_t reader = 0; reader < ring_->geometry().num_readers; ++reader) {
-    ring_->reader_line(reader).published.ring();
-  }
+  ring_readers();
 }
 
 void Producer::enter(Activity activity) {

@@ -39,6 +39,7 @@ enum class Turn {
 
 class Producer {
  public:
+  // Throws ArgumentError for a ring that was attached without its wake_fds.
   Producer(std::shared_ptr<Ring> ring, std::uint64_t memory_budget_nbytes);
 
   // The budget is that of so many producers together. Before the first claim.
@@ -93,6 +94,7 @@ class Producer {
                    std::uint64_t nbytes);
   void append(RecordKind kind, const Pass& pass, std::uint64_t position, std::uint32_t slot,
               std::uint64_t nbytes);
+  void ring_readers() const;
 
   std::shared_ptr<Ring> ring_;
   SlotPool pool_;

@@ -38,8 +38,11 @@ std::optional<std::uint64_t> Geometry::total_nbytes() const {
   return slots ? checked_add(slots_offset(), *slots) : std::nullopt;
 }
 
-Ring::Ring(std::shared_ptr<Segment> segment, const Geometry& geometry)
-    : segment_(std::move(segment)), geometry_(geometry), owner_(getpid()) {}
+Ring::Ring(std::shared_ptr<Segment> segment, const Geometry& geometry, std::vector<WakeFd> wake_fds)
+    : segment_(std::move(segment)),
+      geometry_(geometry),
+      wake_fds_(std::move(wake_fds)),
+      owner_(getpid()) {}
 
 std::shared_ptr<Ring> Ring::create(std::uint32_t num_slots, std::uint64_t slot_nbytes,
                                    std::uint32_t num_readers) {
@@ -58,7 +61,12 @@ std::shared_ptr<Ring> Ring::create(std::uint32_t num_slots, std::uint64_t slot_n
   const Geometry geometry{num_slots, num_readers, round_up(slot_nbytes, kSlotAlignment)};
   const std::uint64_t total_nbytes = geometry.total_nbytes().value();
 
-  std::shared_ptr<Ring> ring(new Ring(Segment::create(total_nbytes), geometry));
+  std::vector<WakeFd> wake_fds;
+  for (std::uint32_t reader = 0; reader < num_readers; ++reader) {
+    wake_fds.push_back(WakeFd::create());
+  }
+  std::shared_ptr<Ring> ring(
+      new Ring(Segment::create(total_nbytes), geometry, std::move(wake_fds)));
   auto& header = ring->at<RingHeader>(0);
   header.magic = kMagic;
   header.num_slots = num_slots;
@@ -73,7 +81,7 @@ std::shared_ptr<Ring> Ring::create(std::uint32_t num_slots, std::uint64_t slot_n
   return ring;
 }
 
-std::shared_ptr<Ring> Ring::attach(std::shared_ptr<Segment> segment) {
+std::shared_ptr<Ring> Ring::attach(std::shared_ptr<Segment> segment, std::vector<WakeFd> wake_fds) {
   if (segment->nbytes() < sizeof(RingHeader)) {
     throw CorruptSegment("the segment is smaller than a ring's header");
   }
@@ -95,7 +103,17 @@ std::shared_ptr<Ring> Ring::attach(std::shared_ptr<Segment> segment) {
         " slots of " + std::to_string(geometry.slot_nbytes) + " bytes in a segment of " +
         std::to_string(segment->nbytes()) + " bytes");
   }
-  return std::shared_ptr<Ring>(new Ring(std::move(segment), geometry));
+  if (!wake_fds.empty() && wake_fds.size() != geometry.num_readers) {
+    throw ArgumentError("a ring with " + std::to_string(geometry.num_readers) + " readers has " +
+                        std::to_string(geometry.num_readers) + " eventfds, not " +
+                        std::to_string(wake_fds.size()));
+  }
+  return std::shared_ptr<Ring>(new Ring(std::move(segment), geometry, std::move(wake_fds)));
+}
+
+const WakeFd& Ring::wake_fd(std::uint32_t reader) const {
+  if (wake_fds_.empty()) throw ArgumentError("the ring was attached to be looked at only");
+  return wake_fds_.at(reader);
 }
 
 void Ring::release_share(std::uint32_t slot) const {

@@ -13,9 +13,11 @@
 #include <chrono>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "ring/layout.h"
 #include "shm/segment.h"
+#include "shm/wake_fd.h"
 
 namespace fkat {
 
@@ -34,12 +36,18 @@ class Ring {
   static std::shared_ptr<Ring> create(std::uint32_t num_slots, std::uint64_t slot_nbytes,
                                       std::uint32_t num_readers = 1);
 
-  // The ring in a segment that somebody else made. Throws CorruptSegment, saying whether it is no
-  // ring, not ready, of another version, or inconsistent.
-  static std::shared_ptr<Ring> attach(std::shared_ptr<Segment> segment);
+  // The ring in a segment that somebody else made, whose wake_fds() these are: one for each reader,
+  // or none for who only looks. Throws CorruptSegment, saying whether it is no ring, not ready, of
+  // another version, or inconsistent; ArgumentError when it has another number of readers.
+  static std::shared_ptr<Ring> attach(std::shared_ptr<Segment> segment,
+                                      std::vector<WakeFd> wake_fds = {});
 
   const Geometry& geometry() const { return geometry_; }
   Segment& segment() const { return *segment_; }
+
+  // Where each reader sleeps. Throws ArgumentError if the ring was attached without.
+  const WakeFd& wake_fd(std::uint32_t reader) const;
+  std::span<const WakeFd> wake_fds() const { return wake_fds_; }
 
   ProducerLine& producer_line() const { return at<ProducerLine>(kLine); }
   TrainerLine& trainer_line() const { return at<TrainerLine>(2 * kLine); }
@@ -85,7 +93,7 @@ class Ring {
   RingView look() const;
 
  private:
-  Ring(std::shared_ptr<Segment> segment, const Geometry& geometry);
+  Ring(std::shared_ptr<Segment> segment, const Geometry& geometry, std::vector<WakeFd> wake_fds);
 
   template <typename T>
   T& at(std::uint64_t offset) const {
@@ -94,6 +102,7 @@ class Ring {
 
   std::shared_ptr<Segment> segment_;
   Geometry geometry_;
+  std::vector<WakeFd> wake_fds_;
   pid_t owner_;
 
   // SYNC POINT G (all sequentially consistent): the memory of a slot goes back when three things

@@ -32,17 +32,30 @@ void futex(std::atomic<std::uint32_t>& word, int operation, std::uint32_t value,
 
 }  // namespace
 
-void Doorbell::ring() {
+bool Doorbell::add_ring() {
   rings_.fetch_add(1, std::memory_order_seq_cst);  // SYNC POINT W, ringer
-  if (waiters_.load(std::memory_order_seq_cst) != 0) futex(rings_, FUTEX_WAKE, INT_MAX, nullptr);
+  return waiters_.load(std::memory_order_seq_cst) != 0;
+}
+
+void Doorbell::ring() {
+  if (add_ring()) futex(rings_, FUTEX_WAKE, INT_MAX, nullptr);
+}
+
+void Doorbell::ring(const WakeFd& wake_fd) {
+  if (add_ring()) wake_fd.wake();
+}
+
+bool Doorbell::rings_within(std::uint32_t seen, int spins) const {
+  static const bool spinning_is_vain = has_one_cpu();
+  for (int i = 0; i < spins && !spinning_is_vain; ++i) {
+    if (rings() != seen) return true;
+    pause();
+  }
+  return false;
 }
 
 bool Doorbell::wait(std::uint32_t seen, std::chrono::nanoseconds slice, int spins) {
-  static const bool spinning_is_vain = has_one_cpu();
-  for (int i = 0; i < spins && !spinning_is_vain; ++i) {
-    if (rings() != seen) return false;
-    pause();
-  }
+  if (rings_within(seen, spins)) return false;
   waiters_.fetch_add(1, std::memory_order_seq_cst);  // SYNC POINT W, waiter
   const timespec timeout{static_cast<time_t>(slice.count() / 1'000'000'000),
                          static_cast<long>(slice.count() % 1'000'000'000)};
@@ -50,6 +63,17 @@ bool Doorbell::wait(std::uint32_t seen, std::chrono::nanoseconds slice, int spin
   futex(rings_, FUTEX_WAIT, seen, &timeout);
   waiters_.fetch_sub(1, std::memory_order_seq_cst);
   return true;
+}
+
+Doorbell::Wait Doorbell::wait(std::uint32_t seen, const WakeFd& wake_fd, const ProcessHandle& peer,
+                              std::chrono::nanoseconds slice, int spins) {
+  if (rings_within(seen, spins)) return {false, false};
+  waiters_.fetch_add(1, std::memory_order_seq_cst);  // SYNC POINT W, waiter
+  // Here nobody compares but us. A ring from now on has seen the waiter, and wakes it: an eventfd
+  // stays set, be it before the sleep has begun.
+  const bool peer_has_exited = rings() == seen && wake_fd.sleep(peer, slice);
+  waiters_.fetch_sub(1, std::memory_order_seq_cst);
+  return {true, peer_has_exited};
 }
 
 }  // namespace fkat

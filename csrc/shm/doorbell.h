@@ -13,6 +13,9 @@
 // nothing locked. A waiter killed in its sleep leaves `waiters` too high: later rings then make a
 // needless system call, nothing worse.
 //
+// Waiters sleep at a futex, any number of them; or one of them sleeps at a WakeFd, where the death
+// of the ringer wakes it, too. All of one bell in the same way.
+//
 // Not std::atomic::wait: libstdc++ makes it private to a process, and a peer would sleep forever.
 
 #pragma once
@@ -20,6 +23,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+
+#include "shm/wake_fd.h"
 
 namespace fkat {
 
@@ -29,6 +34,7 @@ class Doorbell {
 
   // Wakes every waiter. Call after the store that made the condition true.
   void ring();
+  void ring(const WakeFd& wake_fd);
 
   // Some 3 us (33 ns a PAUSE on Zen 4). Longer ones are for those who know: see spin.h.
   static constexpr int kSpins = 100;
@@ -37,10 +43,22 @@ class Doorbell {
   // may return early. Spins first where there is a second CPU to ring it; says whether it slept.
   bool wait(std::uint32_t seen, std::chrono::nanoseconds slice, int spins = kSpins);
 
+  // How a wait at a WakeFd went.
+  struct Wait {
+    bool has_slept;
+    bool peer_has_exited;  // as seen in its sleep
+  };
+  Wait wait(std::uint32_t seen, const WakeFd& wake_fd, const ProcessHandle& peer,
+            std::chrono::nanoseconds slice, int spins = kSpins);
+
  private:
+  bool add_ring();  // whether anybody sleeps
+  bool rings_within(std::uint32_t seen, int spins) const;
+
   // SYNC POINT W (store-load, both sides sequentially consistent): the ringer adds to rings_, then
-  // reads waiters_; the waiter adds to waiters_, then (in the kernel) reads rings_. At least one of
-  // them sees the other, so a ring is never lost. Acquire-release order would not be enough.
+  // reads waiters_; the waiter adds to waiters_, then (at a futex, in the kernel) reads rings_. At
+  // least one of them sees the other, so a ring is never lost. Acquire-release order would not be
+  // enough.
   std::atomic<std::uint32_t> rings_;
   std::atomic<std::uint32_t> waiters_;
 };

@@ -23,19 +23,10 @@ int duplicate(int fd) {
   return own_fd;
 }
 
-enum class Watched { kRunning, kExited, kLost };
-
-Watched look(int pidfd, int timeout_ms) {
-  pollfd entry{pidfd, POLLIN, 0};
-  const int count = poll(&entry, 1, timeout_ms);
-  if (count == 0 || (count < 0 && errno == EINTR)) return Watched::kRunning;
-  return (entry.revents & POLLIN) != 0 ? Watched::kExited : Watched::kLost;
-}
-
 void watch(int pidfd) {
-  Watched state = Watched::kRunning;
-  while (state == Watched::kRunning) state = look(pidfd, -1);
-  if (state == Watched::kLost) return;  // user code closed the descriptor under us
+  pollfd entry{pidfd, POLLIN, 0};
+  while (poll(&entry, 1, -1) < 0 && errno == EINTR) continue;
+  if ((entry.revents & POLLIN) == 0) return;  // user code closed the descriptor under us
   if (getpgrp() == getpid()) kill(0, SIGKILL);
   _exit(1);
 }
@@ -70,10 +61,6 @@ ProcessHandle& ProcessHandle::operator=(ProcessHandle&& other) noexcept {
 
 ProcessHandle::~ProcessHandle() {
   if (pidfd_ >= 0) close(pidfd_);
-}
-
-bool ProcessHandle::has_exited() const {
-  return pidfd_ >= 0 && look(pidfd_, 0) == Watched::kExited;
 }
 
 void die_with(int pidfd) {

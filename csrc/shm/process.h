@@ -7,7 +7,7 @@
 
 namespace fkat {
 
-// Owner of a duplicate of a pidfd. A default-made one watches nobody and never reports an exit.
+// Owner of a duplicate of a pidfd. A default-made one stands for nobody, who never exits.
 class ProcessHandle {
  public:
   ProcessHandle() = default;
@@ -16,7 +16,7 @@ class ProcessHandle {
   ProcessHandle& operator=(ProcessHandle&& other) noexcept;
   ~ProcessHandle();
 
-  bool has_exited() const;  // one poll(2), half a microsecond
+  int pidfd() const { return pidfd_; }  // -1: nobody's
 
  private:
   int pidfd_ = -1;

@@ -182,7 +182,7 @@ class Fuzz {
 
   void read() {
     try {
-      const auto ring = Ring::attach(segment_);
+      const auto ring = Ring::attach(segment_, wake_fds_of(*pair_.ring));
       Consumer consumer(ring, 0, 2, static_cast<std::uint32_t>(random_() % kSlots));
       consumer.begin_pass(0, 0);
       // At most as many records as an index of this size can make whole: no endless loop.

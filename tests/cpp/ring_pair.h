@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "check.h"
 #include "ring/consumer.h"
@@ -36,6 +37,13 @@ inline void check_words(std::span<const std::byte> bytes, std::uint64_t seed) {
     std::memcpy(&word, bytes.data() + at, 8);
     if (word != mix(seed + at)) CHECK_EQ(word, mix(seed + at));
   }
+}
+
+// As another process gets them.
+inline std::vector<WakeFd> wake_fds_of(const Ring& ring) {
+  std::vector<WakeFd> duplicates;
+  for (const WakeFd& wake_fd : ring.wake_fds()) duplicates.emplace_back(wake_fd.fd());
+  return duplicates;
 }
 
 struct Options {

@@ -15,25 +15,23 @@
 namespace fkat {
 namespace {
 
-constexpr std::chrono::milliseconds kSlice{5};
-
 std::uint64_t nbytes_of(std::uint64_t position) {
   return 8 * (mix(position) % 3000);
 }
 
 // Publishes for ever, until it is told to stop or is killed.
-void produce(int fd) {
-  const auto ring = Ring::attach(Segment::attach(fd));
+void produce(const Ring& trainers) {
+  const auto ring = Ring::attach(Segment::attach(trainers.segment().fd()), wake_fds_of(trainers));
   Producer producer(ring, 64 * MiB);
   Pass pass{};
-  while (producer.await_pass(0, pass, kSlice) == Turn::kWait) continue;
+  while (producer.await_pass(0, pass, kForever) == Turn::kWait) continue;
   for (std::uint64_t position = 0;; ++position) {
     Turn turn;
-    while ((turn = producer.await_grant(pass, kSlice)) == Turn::kWait) continue;
+    while ((turn = producer.await_grant(pass, kForever)) == Turn::kWait) continue;
     if (turn != Turn::kGo) return;
     std::uint32_t slot = 0;
     const std::uint64_t nbytes = nbytes_of(position);
-    while ((turn = producer.claim(pass, nbytes, slot, kSlice)) == Turn::kWait) continue;
+    while ((turn = producer.claim(pass, nbytes, slot, kForever)) == Turn::kWait) continue;
     if (turn != Turn::kGo) return;
     fill_words(producer.slot_data(slot), nbytes, position);
     producer.publish(pass, position, slot, nbytes);
@@ -45,19 +43,20 @@ void sleep_us(unsigned us) {
   nanosleep(&time, nullptr);
 }
 
-// The trainer's loop: returns how many microbatches came before `producer` died.
+// The trainer's loop: returns how many microbatches came before `producer` died. Nothing but a ring
+// or that death ends its sleep.
 std::uint64_t consume(const std::shared_ptr<Ring>& ring, const ProcessHandle& producer,
                       std::minstd_rand& random) {
   Consumer consumer(ring, 0, 2, 2);
   consumer.begin_pass(0, 0);
   std::vector<Record> held;
+  bool exited = false;
   for (std::uint64_t position = 0;;) {
-    // First the exit, then the ring: the other way round would lose what came in between.
-    const bool exited = producer.has_exited();
     const auto record = consumer.try_acquire();
     if (!record) {
+      // First the exit, then the ring: the other way round would lose what came in between.
       if (exited) return position;
-      consumer.wait(kSlice);
+      exited = consumer.wait(kForever, producer);
       continue;
     }
     CHECK_EQ(record->position, position);
@@ -79,7 +78,7 @@ TEST(everything_published_before_a_kill_is_delivered_whole) {
   for (long round = 0; round < rounds; ++round) {
     const auto ring = Ring::create(static_cast<std::uint32_t>(2 + random() % 3), 2 * MiB);
     const unsigned delay_us = static_cast<unsigned>(random() % 3000);
-    Child producer([&] { produce(ring->segment().fd()); });
+    Child producer([&] { produce(*ring); });
     Child killer([&] {
       sleep_us(delay_us);
       producer.kill();
@@ -106,7 +105,7 @@ TEST(a_producer_does_not_outlive_its_trainer) {
       Child producer([&] {
         die_with(own_pidfd);
         producer_pid->store(getpid());
-        produce(ring->segment().fd());
+        produce(*ring);
       });
       consume(ring, ProcessHandle(producer.pidfd()), random);
     });

@@ -12,6 +12,8 @@ namespace {
 
 constexpr std::chrono::minutes kForever{10};
 
+const ProcessHandle kNobody;
+
 struct PingPong {
   Doorbell ping_bell;
   Doorbell pong_bell;
@@ -19,12 +21,14 @@ struct PingPong {
   std::atomic<std::uint32_t> pong;
 };
 
-void await(Doorbell& bell, const std::atomic<std::uint32_t>& value, std::uint32_t wanted) {
+template <typename Sleep>
+void await(const Doorbell& bell, const std::atomic<std::uint32_t>& value, std::uint32_t wanted,
+           const Sleep& sleep) {
   for (;;) {
     const std::uint32_t seen = bell.rings();
     // Relaxed: the doorbell orders it, which is part of what is tested.
     if (value.load(std::memory_order_relaxed) == wanted) return;
-    bell.wait(seen, kForever);
+    sleep(seen);
   }
 }
 
@@ -59,28 +63,60 @@ TEST(a_sleeper_that_was_killed_leaves_the_bell_usable) {
     Child sleeper([&] { shared->ping_bell.wait(0, kForever); });
     usleep(20'000);
   }
-  Child peer([&] { await(shared->ping_bell, shared->ping, 1); });
+  Child peer([&] {
+    await(shared->ping_bell, shared->ping, 1,
+          [&](std::uint32_t seen) { shared->ping_bell.wait(seen, kForever); });
+  });
   shared->ping.store(1, std::memory_order_relaxed);
   shared->ping_bell.ring();
   CHECK_EQ(peer.wait(), 0);
 }
 
+// The parent sleeps at a futex, the child at a WakeFd.
 TEST(no_wake_up_is_lost_between_two_processes) {
   Shared<PingPong> shared;
+  const WakeFd wake_fd = WakeFd::create();
   const auto rounds = static_cast<std::uint32_t>(check::rounds(50'000));
   Child peer([&] {
+    const auto sleep = [&](std::uint32_t seen) {
+      shared->ping_bell.wait(seen, wake_fd, kNobody, kForever);
+    };
     for (std::uint32_t i = 1; i <= rounds; ++i) {
-      await(shared->ping_bell, shared->ping, i);
+      await(shared->ping_bell, shared->ping, i, sleep);
       shared->pong.store(i, std::memory_order_relaxed);
       shared->pong_bell.ring();
     }
   });
+  const auto sleep = [&](std::uint32_t seen) { shared->pong_bell.wait(seen, kForever); };
   for (std::uint32_t i = 1; i <= rounds; ++i) {
     shared->ping.store(i, std::memory_order_relaxed);
-    shared->ping_bell.ring();
-    await(shared->pong_bell, shared->pong, i);
+    shared->ping_bell.ring(wake_fd);
+    await(shared->pong_bell, shared->pong, i, sleep);
   }
   CHECK_EQ(peer.wait(), 0);
+}
+
+TEST(a_ring_before_a_wait_at_a_wake_fd_is_not_lost) {
+  Shared<Doorbell> bell;
+  const WakeFd wake_fd = WakeFd::create();
+  const std::uint32_t seen = bell->rings();
+  bell->ring(wake_fd);
+  CHECK(!bell->wait(seen, wake_fd, kNobody, kForever, 0).peer_has_exited);
+}
+
+TEST(a_death_ends_a_wait_at_a_wake_fd) {
+  Shared<Doorbell> bell;
+  const WakeFd wake_fd = WakeFd::create();
+  Child peer([] {
+    for (;;) ::pause();
+  });
+  const ProcessHandle process(peer.pidfd());
+  Child killer([&] {
+    usleep(20'000);  // so that the wait has most likely begun; correct without
+    peer.kill();
+  });
+  CHECK(bell->wait(bell->rings(), wake_fd, process, kForever).peer_has_exited);
+  CHECK(bell->wait(bell->rings(), wake_fd, process, kForever).peer_has_exited);
 }
 
 }  // namespace

@@ -6,7 +6,8 @@
 
 #include "base/error.h"
 #include "check.h"
-#include "ring/ring.h"
+#include "ring/consumer.h"
+#include "ring/producer.h"
 
 namespace fkat {
 namespace {
@@ -103,6 +104,17 @@ TEST(two_mappings_are_one_ring) {
   other->slot_data(1)[7] = std::byte{9};
   CHECK(ring->slot_data(1)[7] == std::byte{9});
   CHECK_EQ(ring->slot_offset(1), other->slot_offset(1));
+}
+
+TEST(who_attaches_without_wake_fds_only_looks) {
+  const auto ring = Ring::create(2, MiB, 2);
+  const auto other = Ring::attach(Segment::attach(ring->segment().fd()));
+  CHECK_THROWS(ArgumentError, Producer(other, MiB), "to be looked at only");
+  CHECK_THROWS(ArgumentError, Consumer(other, 0, 1, 1), "to be looked at only");
+  std::vector<WakeFd> one;
+  one.emplace_back(ring->wake_fd(1).fd());
+  CHECK_THROWS(ArgumentError, Ring::attach(Segment::attach(ring->segment().fd()), std::move(one)),
+               "2 eventfds, not 1");
 }
 
 TEST(parts_stand_at_their_offsets) {

@@ -1,6 +1,6 @@
 """The boundary between Python and C++: integers, strings, buffers, DLPack capsules."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 BUILD_TYPE: str
@@ -45,9 +45,11 @@ class Ring:
     @staticmethod
     def create(num_slots: int, slot_nbytes: int, num_readers: int = 1) -> Ring: ...
     @staticmethod
-    def attach(fd: int) -> Ring: ...
+    def attach(fd: int, wake_fds: Sequence[int] = ()) -> Ring: ...
     @property
     def fd(self) -> int: ...
+    @property
+    def wake_fds(self) -> list[int]: ...
     @property
     def num_slots(self) -> int: ...
     @property

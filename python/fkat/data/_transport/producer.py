@@ -35,6 +35,7 @@ class ProducerArgs:
 
     work: Work
     ring_fd: InheritedFd
+    wake_fds: tuple[InheritedFd, ...]
     trainer_pidfd: InheritedFd
     answers_fd: InheritedFd
     memory_budget_nbytes: int
@@ -49,7 +50,7 @@ def main(args: ProducerArgs) -> None:
     stack.answer_on(args.answers_fd.fd)
     _detach_from_trainer(args.trainer_pidfd.fd)
     torch.set_num_threads(1)  # as DataLoader's workers do: one core a producer
-    ring = _core.Ring.attach(args.ring_fd.fd)
+    ring = _core.Ring.attach(args.ring_fd.fd, [wake_fd.fd for wake_fd in args.wake_fds])
     producer = _core.Producer(ring, args.memory_budget_nbytes)
     collate.use(producer.allocate)
     with _profiled(args.work.profiler):

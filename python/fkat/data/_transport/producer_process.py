@@ -128,9 +128,8 @@ def _start(
     trainer_pidfd = os.pidfd_open(os.getpid())
     try:
         trainer_fd, answers_fd = InheritedFd(trainer_pidfd), InheritedFd(answers_write_fd)
-        args = ProducerArgs(
-            work, InheritedFd(ring.fd), trainer_fd, answers_fd, memory_budget_nbytes
-        )
+        ring_fd, wake_fds = InheritedFd(ring.fd), tuple(map(InheritedFd, ring.wake_fds))
+        args = ProducerArgs(work, ring_fd, wake_fds, trainer_fd, answers_fd, memory_budget_nbytes)
         name = _ProducerName(trainer_fd, answers_fd)
         process: BaseProcess = context.Process(  # type: ignore[attr-defined]
             target=main, args=(args,), name=name, daemon=False

@@ -41,7 +41,7 @@ def close() -> None:
     by then.
     """
     _kept.extend(_rings)
-    for fd in {*_fds, *(ring.fd for ring in _kept)}:
+    for fd in {*_fds, *(fd for ring in _kept for fd in (ring.fd, *ring.wake_fds))}:
         with suppress(OSError):
             os.close(fd)
     _rings.clear()

@@ -1,0 +1,53 @@
+#include "shm/wake_fd.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "shm/process_limit.h"
+
+namespace fkat {
+
+WakeFd WakeFd::create() {
+  const int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (fd < 0) throw_errno(errno, "opening an eventfd for a ring", kDescriptors);
+  return {Owned{}, fd};
+}
+
+WakeFd::WakeFd(int eventfd) : fd_(fcntl(eventfd, F_DUPFD_CLOEXEC, 0)) {
+  if (fd_ < 0) throw_errno(errno, "duplicating an eventfd", kDescriptors);
+}
+
+WakeFd::WakeFd(WakeFd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+
+WakeFd& WakeFd::operator=(WakeFd&& other) noexcept {
+  std::swap(fd_, other.fd_);
+  return *this;
+}
+
+WakeFd::~WakeFd() {
+  if (fd_ >= 0) close(fd_);
+}
+
+void WakeFd::wake() const noexcept {
+  // Fails only when 2^64 - 2 wakes were not slept through: then it is set already.
+  static_cast<void>(eventfd_write(fd_, 1));
+}
+
+bool WakeFd::sleep(const ProcessHandle& peer, std::chrono::nanoseconds slice) const {
+  pollfd entries[] = {{fd_, POLLIN, 0}, {peer.pidfd(), POLLIN, 0}};  // -1 is passed over
+  const timespec timeout{static_cast<time_t>(slice.count() / 1'000'000'000),
+                         static_cast<long>(slice.count() % 1'000'000'000)};
+  if (ppoll(entries, 2, &timeout, nullptr) <= 0) return false;
+  // What was set before the caller looks at its condition again is of no more use.
+  if (eventfd_t count; (entries[0].revents & POLLIN) != 0) {
+    static_cast<void>(eventfd_read(fd_, &count));
+  }
+  return (entries[1].revents & POLLIN) != 0;
+}
+
+}  // namespace fkat

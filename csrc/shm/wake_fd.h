@@ -1,0 +1,41 @@
+// WakeFd: where a process sleeps that a peer wakes, and the peer's death, too.
+//
+// A futex would be the cheaper bed, but the kernel rings it for no one who was killed: who sleeps
+// there has to look after its peer every few milliseconds, which is most of what slow data costs
+// it. An eventfd can be polled together with a pidfd.
+//
+// Made by the process that sleeps; the peer gets the descriptor. One sleeper for each.
+
+#pragma once
+
+#include <chrono>
+
+#include "shm/process.h"
+
+namespace fkat {
+
+class WakeFd {
+ public:
+  static WakeFd create();        // throws SystemError
+  explicit WakeFd(int eventfd);  // duplicates; throws SystemError
+  WakeFd(WakeFd&& other) noexcept;
+  WakeFd& operator=(WakeFd&& other) noexcept;
+  ~WakeFd();
+
+  int fd() const { return fd_; }
+
+  // Ends the present sleep, or the next one. One write(2).
+  void wake() const noexcept;
+
+  // Until it is woken, `peer` has exited, a signal arrives, or `slice` has passed. Whether the peer
+  // has exited.
+  bool sleep(const ProcessHandle& peer, std::chrono::nanoseconds slice) const;
+
+ private:
+  struct Owned {};
+  WakeFd(Owned, int fd) : fd_(fd) {}
+
+  int fd_;
+};
+
+}  // namespace fkat

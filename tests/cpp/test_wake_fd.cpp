@@ -1,0 +1,74 @@
+// WakeFd: what ends a sleep, and what does not.
+
+#include "shm/wake_fd.h"
+
+#include <sys/eventfd.h>
+#include <sys/time.h>
+
+#include "base/error.h"
+#include "check.h"
+#include "child.h"
+
+namespace fkat {
+namespace {
+
+constexpr std::chrono::minutes kForever{10};
+constexpr std::chrono::nanoseconds kNoTime{0};
+const ProcessHandle kNobody;
+
+bool is_set(const WakeFd& wake_fd) {
+  eventfd_t count = 0;
+  return eventfd_read(wake_fd.fd(), &count) == 0;
+}
+
+TEST(a_wake_ends_the_next_sleep_and_no_other) {
+  const WakeFd wake_fd = WakeFd::create();
+  wake_fd.wake();
+  wake_fd.wake();
+  CHECK(!wake_fd.sleep(kNobody, kForever));
+  CHECK(!is_set(wake_fd));
+}
+
+TEST(a_peer_wakes_by_a_duplicate_of_the_descriptor) {
+  const WakeFd wake_fd = WakeFd::create();
+  const WakeFd same(wake_fd.fd());
+  CHECK(same.fd() != wake_fd.fd());
+  Child peer([&] {
+    usleep(20'000);  // so that the sleep has most likely begun; correct without
+    same.wake();
+  });
+  CHECK(!wake_fd.sleep(kNobody, kForever));
+  CHECK_EQ(peer.wait(), 0);
+}
+
+TEST(a_sleep_ends_with_its_slice) {
+  const WakeFd wake_fd = WakeFd::create();
+  CHECK(!wake_fd.sleep(kNobody, kNoTime));
+  CHECK(!wake_fd.sleep(kNobody, std::chrono::milliseconds(1)));
+}
+
+TEST(a_signal_ends_a_sleep) {
+  signal(SIGALRM, [](int) {});
+  const itimerval soon{{0, 20'000}, {0, 20'000}};  // again and again: one could come before it
+  setitimer(ITIMER_REAL, &soon, nullptr);
+  CHECK(!WakeFd::create().sleep(kNobody, kForever));
+  const itimerval never{};
+  setitimer(ITIMER_REAL, &never, nullptr);
+}
+
+TEST(a_wake_and_a_death_are_both_seen) {
+  const WakeFd wake_fd = WakeFd::create();
+  Child peer([] {});
+  const ProcessHandle process(peer.pidfd());
+  CHECK(wake_fd.sleep(process, kForever));
+  wake_fd.wake();
+  CHECK(wake_fd.sleep(process, kForever));
+  CHECK(!is_set(wake_fd));
+}
+
+TEST(what_is_no_descriptor_is_refused) {
+  CHECK_THROWS(SystemError, WakeFd(-1), "eventfd");
+}
+
+}  // namespace
+}  // namespace fkat
