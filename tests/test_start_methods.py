@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import threading
 from collections import namedtuple
 from dataclasses import dataclass
@@ -72,6 +73,27 @@ def test_classes_of_a_module_come_back_as_themselves(method):
 def test_the_dataloader_may_have_workers(method):
     loader = ShmDataLoader(7, samples_of_workers, multiprocessing_context=method)
     assert [sample.point.x[0].item() for sample in loader] == list(range(20))
+
+
+@each_method
+def test_a_producer_gives_way_to_the_trainer(method):
+    loader = ShmDataLoader(0, samples, 2, multiprocessing_context=method)
+    next(loader)
+    assert [os.sched_getscheduler(pid) for pid in loader._feed.pids] == [os.SCHED_BATCH]
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+def test_a_policy_that_somebody_chose_stays(start_trainer):
+    script = """
+import os
+from fkat.data import ShmDataLoader
+
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+loader = ShmDataLoader(0, lambda: [1, 2], 2, multiprocessing_context="fork")
+next(loader)
+print([os.sched_getscheduler(pid) == os.SCHED_IDLE for pid in loader._feed.pids])
+"""
+    assert start_trainer(script).finish() == (0, "[True]\n", "")
 
 
 @each_method

@@ -49,6 +49,7 @@ def main(args: ProducerArgs) -> None:
     process.name = str(process.name)  # what user code starts by spawn is told its parent's name
     stack.answer_on(args.answers_fd.fd)
     _detach_from_trainer(args.trainer_pidfd.fd)
+    _give_way_to_trainer()
     torch.set_num_threads(1)  # as DataLoader's workers do: one core a producer
     ring = _core.Ring.attach(args.ring_fd.fd, [wake_fd.fd for wake_fd in args.wake_fds])
     producer = _core.Producer(ring, args.memory_budget_nbytes)
@@ -78,6 +79,16 @@ def _detach_from_trainer(trainer_pidfd: int) -> None:
     with suppress(PermissionError):  # already a session leader
         os.setpgid(0, 0)
     _core.die_with(trainer_pidfd)
+
+
+def _give_way_to_trainer() -> None:
+    # Woken by the trainer, a producer is sometimes put on the trainer's own core (in a virtual
+    # machine an idle core does not look so) and would run there at once, until the next microbatch
+    # is made: a millisecond or more in which the trainer stands still. A batch task waits until the
+    # trainer sleeps, or until another core takes it.
+    if os.sched_getscheduler(0) == os.SCHED_OTHER:
+        with suppress(OSError):  # a container may forbid it: then as before
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _serve(producer: _core.Producer, work: Work) -> None:
