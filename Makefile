@@ -24,8 +24,11 @@ demo: $(VENV)/.demo
 
 test: test-cpp test-python
 
+# Two tests at a time, which wait for processes and deadlines half the time; see tests/alone.py.
 test-python: $(VENV)/.test
-	$(BIN)/python -m pytest
+	cmake --preset dev --log-level=WARNING && cmake --build --preset dev --target fake_cuda
+	FAKE_CUDA_LIBRARY=$(CURDIR)/build/dev/tests/cpp/fake_cuda/libfake_cuda.so \
+	  $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # The core without Python: as it is, under ASan and UBSan, and under TSan.
 test-cpp: $(VENV)/.test

@@ -16,6 +16,10 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.alone import pytest_runtest_protocol, shm_files
+
+__all__ = ["pytest_runtest_protocol"]  # a hook of ours, too
+
 _PATIENCE_S = 60.0  # half the watchdog's: a failed wait says what it waited for
 _GRACE_S = 10.0  # for the kernel to take processes down
 _HELPERS_OF_MULTIPROCESSING = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
@@ -79,10 +83,6 @@ def _target(link: Path) -> str:
         return ""
 
 
-def _shm_files() -> set[str]:
-    return {path.name for path in Path("/dev/shm").iterdir()}
-
-
 def pytest_collection_finish() -> None:
     """Take what the imports have made out of the collector's sight: it is there to stay.
 
@@ -107,7 +107,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a child process, an open ring, or a file in /dev/shm."""
-    processes, memfds, files = running_children(), _ring_memfds(), _shm_files()
+    processes, memfds, files = running_children(), _ring_memfds(), shm_files()
     yield
     if request.node.stash.get(_FAILED, False):
         return
@@ -117,7 +117,7 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         left = {
             "processes": running_children() - processes,
             "rings": set(range(memfds, _ring_memfds())),
-            "files in /dev/shm": _shm_files() - files,
+            "files in /dev/shm": shm_files() - files,
         }
         if not any(left.values()):
             return

@@ -169,6 +169,7 @@ def ring_nbytes() -> int:
     return total
 
 
+@pytest.mark.alone  # whose a file in /dev/shm is cannot be told
 @pytest.mark.parametrize("end", ["exhausted", "teardown", "dropped in the middle", "killed"])
 def test_twenty_loaders_one_after_another_leave_nothing(end):
     def use() -> None:

@@ -113,6 +113,7 @@ def test_the_test_of_the_other_user_would_notice_an_open_door(doors_for):
     assert opened["read by descriptor"] == opened["write by descriptor"] == "open"
 
 
+@pytest.mark.alone  # whose a file in /dev/shm is cannot be told
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_the_ring_has_no_name_in_any_file_system(method, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))

@@ -14,6 +14,8 @@ import pytest
 
 from soak.counts import TROUBLES, Counts
 
+pytestmark = pytest.mark.alone  # a soak asks for nobody else who leaves files in /dev/shm
+
 ROOT = Path(__file__).parents[1]
 ROW = re.compile(r"│ (.+?) +│ +([\d,]+) │")
 

@@ -112,6 +112,7 @@ def test_stall_is_never_more_than_the_time_in_next(multiprocessing):
     assert 0 < loader.stats().stall_s <= time.perf_counter() - start
 
 
+@pytest.mark.alone
 def test_the_time_between_two_calls_of_next_is_no_stall():
     ready = FORK.Event()
     loader = ShmDataLoader(0, functools.partial(gated, ready, 5), -1, multiprocessing_context=FORK)

@@ -9,6 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.alone import shm_files
+
 TRAINER = """
 import ctypes
 import sys
@@ -76,7 +78,7 @@ if __name__ == "__main__":
 @pytest.fixture
 def assert_all_gone_after_kill(start_trainer, wait_until, is_alive) -> Callable[..., None]:
     def check(*arguments: str, num_processes: int = 1, num_rings: int = 1) -> None:
-        files = set(Path("/dev/shm").iterdir())
+        files = shm_files()
         trainer = start_trainer(TRAINER, *arguments)
         assert trainer.read_line() == "ready"
         processes: list[psutil.Process] = []
@@ -91,7 +93,7 @@ def assert_all_gone_after_kill(start_trainer, wait_until, is_alive) -> Callable[
         trainer.kill()
         wait_until(lambda: not any(map(is_alive, processes)))
         wait_until(lambda: not rings & rings_of_everybody())
-        wait_until(lambda: not set(Path("/dev/shm").iterdir()) - files)
+        wait_until(lambda: not shm_files() - files)
 
     return check
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.alone import shm_files
+
 ROOT = Path(__file__).parents[2]
 POINTS = sorted(
     name
@@ -107,7 +109,7 @@ def test_a_producer_with_workers_dies(run, expected, method):
 
 @pytest.mark.parametrize("point", OF_TRAINER)
 def test_a_trainer_dies(run, expected, wait_until, point):
-    files = set(Path("/dev/shm").iterdir())
+    files = shm_files()
     number = OF_TRAINER.index(point)
     wanted = uncrashed(run, expected, 0)
     trainer, exit_code, lines, errors, has_crashed = run(point, number % 2, METHODS[number % 3])
@@ -115,7 +117,7 @@ def test_a_trainer_dies(run, expected, wait_until, point):
     assert exit_code == -signal.SIGKILL, errors
     assert lines == wanted[: len(lines)]
     wait_until(lambda: not processes_of_session(trainer.pid))
-    assert not set(Path("/dev/shm").iterdir()) - files
+    wait_until(lambda: not shm_files() - files)
 
 
 def processes_of_session(leader):
