@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,7 @@ from benchmarks import __main__ as command
 from benchmarks import questions
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.question import Bar, Column, Effort, Question, WrongPayloadError
-from benchmarks.harness.stream import percentile_99, timed_passes
+from benchmarks.harness.stream import percentile_99, take_what_is_ready, timed_passes
 from benchmarks.questions import handoff
 from benchmarks.report.page import page
 from benchmarks.report.summary import summarise
@@ -155,6 +156,21 @@ def test_an_epoch_of_another_length_is_caught(num_items):
     opened = partial(spoiled, PoolDataset(SMALL, 10), [], None)
     with pytest.raises(WrongPayloadError, match=f"10 microbatches arrived, {num_items} were sent"):
         timed_passes(opened, num_items, QUICK, partial(compare_all, SMALL), SpotCheck(SMALL))
+
+
+@pytest.mark.parametrize(("wait_s", "num_taken"), [(0.0, 8), (0.3, 1)])
+def test_before_the_stretches_only_what_was_ready_is_taken(wait_s, num_taken):
+    taken = []
+
+    def waited_for():
+        for number in range(ENDLESS):
+            time.sleep(wait_s)
+            yield number, None
+
+    take_what_is_ready(
+        waited_for(), lambda number, item: taken.append(number), Effort(), num_ahead=4
+    )
+    assert taken == list(range(num_taken))
 
 
 def test_the_99th_percentile():

@@ -73,7 +73,7 @@ def _stretch_length(
     return int(max(budget, generous, _VERY_LEAST_ITEMS))
 
 
-def _take_what_is_ready(
+def take_what_is_ready(
     items: Iterator[tuple[int, Any]], check: Check, effort: Effort, num_ahead: int
 ) -> None:
     """Take microbatches that were made while nobody asked, lest they count as made in no time.
@@ -158,7 +158,7 @@ def timed_passes(
         gc.collect()
         gc.freeze()
         samples = [memory_mib() - before_mib]
-        _take_what_is_ready(items, check_spot, effort, num_ahead)
+        take_what_is_ready(items, check_spot, effort, num_ahead)
         stretches = [_timed(items, length, check_spot) for _ in range(effort.repeats)]
         samples.append(memory_mib() - before_mib)
         items.close()

@@ -14,8 +14,8 @@ from benchmarks.peers import PEERS, TITLES, Spec
 from benchmarks.sources.payload import compare_all
 from benchmarks.sources.ready import TWENTY, PoolDataset, as_it_is, pool_of
 
-_EPOCH_LENGTH = 40
-_MIDDLE = 20
+_EPOCH_LENGTH = 24
+_MIDDLE = 12
 _VALIDATION_LENGTH = 10
 _MODEL_S = {"fork": 0.5, "spawn": 3.0, "forkserver": 3.0}
 """What else a run does before its first step: load a model, open a device. Longer than any start
