@@ -164,7 +164,7 @@ class ProducerFeed:
                 produced = moved(produced, device)  # may lack memory: removed only after it
                 self._left.popleft()
             else:
-                arrived = self._read(timeout_s, number)
+                arrived = self._reader.next_if_ready(number) or self._wait(timeout_s, number)
                 if arrived is None:
                     return None
                 produced, nbytes, is_copy = arrived
@@ -178,10 +178,8 @@ class ProducerFeed:
                 self._warn_of_copies()
         return produced
 
-    def _read(self, timeout_s: float | None, number: int) -> Arrived | None:
-        if timeout_s == 0:
-            return self._reader.next_if_ready(number)
-        for slice_s in slices(timeout_s):
+    def _wait(self, timeout_s: float | None, number: int) -> Arrived | None:
+        for slice_s in slices(timeout_s) if timeout_s != 0 else ():
             with suppress(_core.DeadlinePassedError):
                 return self._reader.next(slice_s, number)
         return None
