@@ -3,18 +3,16 @@
 Two things are compared. What the source is made of (type and length of the dataset, sampler, batch
 size), by name, so that an error can say which of them changed. And a digest of every index up to
 the place where the run goes on, kept at a few places on the way, so that it can say where they
-begin to differ. No data is read for either.
+begin to differ (see `digest`). No data is read for either.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from operator import index
 from typing import Any, NamedTuple
-from zlib import crc32
 
 from fkat.data._source.note import NO_DIGEST, Mark, Notice, WorkerPlace
 from fkat.data._state import explain
@@ -23,24 +21,6 @@ from fkat.data.errors import ResumeMismatchError
 Description = tuple[tuple[str, Any], ...]
 
 MAX_OFFSET = 2**53  # more than any run gets to; from positions around 2**63 no seed can be made
-
-
-def extend(digest: int, drawn: Any) -> int:
-    """The digest of all indices up to those ``drawn``: the CRC-32 (ISO 3309) of their text.
-
-    Not a hash that withstands an enemy: what is looked for is data that changed by accident, and
-    this takes a tenth of a microsecond.
-
-    Args:
-        digest: Of those before; 0 at first.
-        drawn: By the sampler for one microbatch: an index, or a list of them.
-    """
-    if type(drawn) is list:
-        try:
-            return crc32(array("q", drawn), digest ^ len(drawn))
-        except (TypeError, OverflowError):  # not of integers
-            pass
-    return crc32(b"%d" % drawn if type(drawn) is int else repr(drawn).encode(), digest ^ 1)
 
 
 class Trail(NamedTuple):

@@ -21,7 +21,8 @@ from torch.utils.data import (
 )
 
 from fkat.data._seeding import Seeder
-from fkat.data._source.fingerprint import Start, extend
+from fkat.data._source.digest import extend, extend_all
+from fkat.data._source.fingerprint import Start
 from fkat.data._source.note import NO_DIGEST, Ends, Mark
 
 # These draw from torch's global generator before their first index, or never.
@@ -33,8 +34,7 @@ _DRAW_AT_FIRST = (
     WeightedRandomSampler,
 )
 
-
-_END = object()
+_INDICES_AT_ONCE = 4096  # no more are held while microbatches are skipped
 
 
 class Part(NamedTuple):
@@ -82,12 +82,17 @@ class Indices:
         self._epoch = epoch
         self._part = part
         self.total = known_length(index_sampler(loader))
-        self._draws_at_first = _draws_at_first(loader)
         self._digest = NO_DIGEST
         self._count = 0
         seeder.seed_microbatch(epoch, 0)
         self._drawn = iter(index_sampler(loader))
         draw_base_seed(loader, epoch)
+        self._num_at_once = 1
+        if _draws_at_first(loader):
+            batch_size = getattr(loader.batch_sampler, "batch_size", 1)
+            self._num_at_once = max(1, _INDICES_AT_ONCE // batch_size)
+        else:
+            self._drawn = self._seeded(self._drawn)
         self.differences = self._skip(start)
 
     def __iter__(self) -> Iterator[Item]:
@@ -118,14 +123,14 @@ class Indices:
             mark = Mark(0, self._count, self._digest, ends=ends, before=before)
             yield position + rank, row[rank], mark
 
+    def _seeded(self, drawn: Iterator[Any]) -> Iterator[Any]:
+        """Each of ``drawn``, drawn under the seed of its position."""
+        for position, index in enumerate(drawn, 1):
+            yield index
+            self._seeder.seed_microbatch(self._epoch, position)
+
     def _draws(self) -> Iterator[Any]:
-        for position in itertools.count(self._count):
-            if not self._draws_at_first and position > 0:
-                self._seeder.seed_microbatch(self._epoch, position)
-            try:
-                index = next(self._drawn)
-            except StopIteration:
-                return
+        for index in self._drawn:
             self._digest = extend(self._digest, index)
             yield index
 
@@ -149,17 +154,14 @@ class Indices:
         return found
 
     def _advance(self, offset: int) -> None:
-        """As `_draws`, with nothing but what the time to the first microbatch must pay for."""
-        digest, drawn = self._digest, self._drawn
-        for position in range(self._count, offset):
-            if not self._draws_at_first and position > 0:
-                self._seeder.seed_microbatch(self._epoch, position)
-            index = next(drawn, _END)
-            if index is _END:
-                break
-            digest = extend(digest, index)
-            self._count += 1
-        self._digest = digest
+        """As `_draws`, in long strides: the time to the first microbatch pays for it."""
+        while self._count < offset:
+            num_at_once = min(self._num_at_once, offset - self._count)
+            drawn = list(itertools.islice(self._drawn, num_at_once))
+            if not drawn:
+                return
+            self._digest = extend_all(self._digest, drawn)
+            self._count += len(drawn)
 
 
 def index_sampler(loader: DataLoader[Any]) -> Any:
