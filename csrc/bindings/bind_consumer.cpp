@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "bindings/bindings.h"
 #include "bindings/errors.h"
@@ -84,7 +85,29 @@ class Reader {
     return length;
   }
 
+  // Sleeps until one of them may have a record, the producer of one has exited (its number), or the
+  // time is over.
+  static std::optional<std::size_t> wait_any(const std::vector<Reader*>& readers,
+                                             double timeout_s) {
+    std::optional<std::size_t> exited;
+    {
+      const WithoutGil no_gil;
+      std::vector<std::unique_lock<std::mutex>> locks;
+      std::vector<Consumer::Peer> rings;
+      for (Reader* reader : readers) {
+        locks.emplace_back(reader->mutex_);
+        rings.push_back({&reader->consumer_, &reader->producer_});
+      }
+      exited = Consumer::wait_any(rings, std::chrono::duration_cast<std::chrono::nanoseconds>(
+                                             std::chrono::duration<double>(timeout_s)));
+    }
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    return exited;
+  }
+
+  // From any thread; while another one waits it may take a slice.
   ReaderStats stats() const {
+    const WithoutGil no_gil;
     const std::scoped_lock lock(mutex_);
     return consumer_.stats();
   }
@@ -195,6 +218,8 @@ void bind_consumer(py::module_& module) {
            py::arg("keep") = py::none(), "Wait for the next record of the pass.")
       .def("try_acquire", &Reader::try_acquire, py::arg("keep") = py::none(),
            "The next record of the pass if it is there, else None. Asks for nothing.")
+      .def_static("wait_any", &Reader::wait_any, py::arg("consumers"), py::arg("timeout_s"),
+                  "Sleep until one may have a record, or a producer has exited: whose, else None.")
       .def("serve", &Reader::serve, py::arg("slot_user"),
            "Let `slot_user` poll while this end waits, and unpin slots that the producer needs.")
       .def("await_length", &Reader::await_length, py::arg("timeout_s") = py::none(),

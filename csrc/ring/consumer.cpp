@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <vector>
 
 #include "base/crash_point.h"
 #include "base/error.h"
@@ -115,17 +116,42 @@ std::uint32_t Consumer::outstanding_leases() const {
   return outstanding_->load(std::memory_order_relaxed);
 }
 
-bool Consumer::wait(std::chrono::nanoseconds slice, const ProcessHandle& producer) {
+// What is to be slept at; none if there is something to see.
+std::optional<Awaited> Consumer::begin_wait(const ProcessHandle& producer) {
   Doorbell& bell = ring_->reader_line(reader_).published;
   const std::uint32_t seen = bell.rings();
-  if (has_record()) return false;
+  if (has_record()) return std::nullopt;
   grant(std::max(num_prefetches_, 1u));
+  return Awaited{&bell, seen, &ring_->wake_fd(reader_), &producer};
+}
+
+bool Consumer::wait(std::chrono::nanoseconds slice, const ProcessHandle& producer) {
+  const auto awaited = begin_wait(producer);
+  if (!awaited) return false;
   const auto start = std::chrono::steady_clock::now();
-  const auto how = bell.wait(seen, ring_->wake_fd(reader_), producer, slice, spin_.spins());
+  const bool sleeps = !awaited->bell->rings_within(awaited->seen, spin_.spins());
+  const bool has_exited = sleeps && fkat::wait_any({&*awaited, 1}, slice).has_value();
   const auto waited = std::chrono::steady_clock::now() - start;
-  spin_.learn(how.has_slept, waited);
+  spin_.learn(sleeps, waited);
   stats_.stall += waited;
-  return how.peer_has_exited;
+  return has_exited;
+}
+
+std::optional<std::size_t> Consumer::wait_any(std::span<const Peer> rings,
+                                              std::chrono::nanoseconds slice) {
+  std::vector<Awaited> all;
+  for (const auto& [consumer, producer] : rings) {
+    const auto awaited = consumer->begin_wait(*producer);
+    if (!awaited) return std::nullopt;
+    all.push_back(*awaited);
+  }
+  const auto start = std::chrono::steady_clock::now();
+  const auto exited = fkat::wait_any(all, slice);
+  // Of one: it is the time of the one thread that waits.
+  if (!rings.empty()) {
+    rings[0].consumer->stats_.stall += std::chrono::steady_clock::now() - start;
+  }
+  return exited;
 }
 
 std::optional<Record> Consumer::try_acquire() {

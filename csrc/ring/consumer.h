@@ -69,6 +69,15 @@ class Consumer {
   // published last may still be there.
   bool wait(std::chrono::nanoseconds slice, const ProcessHandle& producer = {});
 
+  // The same at several rings at once, without spinning: the number of one whose producer was seen
+  // to have exited.
+  struct Peer {
+    Consumer* consumer;
+    const ProcessHandle* producer;
+  };
+  static std::optional<std::size_t> wait_any(std::span<const Peer> rings,
+                                             std::chrono::nanoseconds slice);
+
   // What the producer announced, or a code of Length.
   std::int64_t length() const;
   bool has_record() const;
@@ -77,6 +86,7 @@ class Consumer {
   const ReaderStats& stats() const { return stats_; }
 
  private:
+  std::optional<Awaited> begin_wait(const ProcessHandle& producer);
   bool has_entry() const;
   IndexEntry checked_entry() const;
   std::uint64_t checked_committed_nbytes(const IndexEntry& entry) const;

@@ -5,7 +5,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <climits>
+#include <vector>
 
 namespace fkat {
 namespace {
@@ -65,15 +67,20 @@ bool Doorbell::wait(std::uint32_t seen, std::chrono::nanoseconds slice, int spin
   return true;
 }
 
-Doorbell::Wait Doorbell::wait(std::uint32_t seen, const WakeFd& wake_fd, const ProcessHandle& peer,
-                              std::chrono::nanoseconds slice, int spins) {
-  if (rings_within(seen, spins)) return {false, false};
-  waiters_.fetch_add(1, std::memory_order_seq_cst);  // SYNC POINT W, waiter
+std::optional<std::size_t> wait_any(std::span<const Awaited> awaited,
+                                    std::chrono::nanoseconds slice) {
+  std::vector<WakeFd::Bed> beds;
+  for (const Awaited& each : awaited) {
+    each.bell->add_waiter();
+    beds.push_back({each.wake_fd, each.ringer});
+  }
   // Here nobody compares but us. A ring from now on has seen the waiter, and wakes it: an eventfd
   // stays set, be it before the sleep has begun.
-  const bool peer_has_exited = rings() == seen && wake_fd.sleep(peer, slice);
-  waiters_.fetch_sub(1, std::memory_order_seq_cst);
-  return {true, peer_has_exited};
+  const bool has_rung = std::ranges::any_of(
+      awaited, [](const Awaited& each) { return each.bell->rings() != each.seen; });
+  const auto exited = has_rung ? std::nullopt : WakeFd::sleep(beds, slice);
+  for (const Awaited& each : awaited) each.bell->remove_waiter();
+  return exited;
 }
 
 }  // namespace fkat

@@ -13,8 +13,9 @@
 // nothing locked. A waiter killed in its sleep leaves `waiters` too high: later rings then make a
 // needless system call, nothing worse.
 //
-// Waiters sleep at a futex, any number of them; or one of them sleeps at a WakeFd, where the death
-// of the ringer wakes it, too. All of one bell in the same way.
+// Waiters sleep at a futex, any number of them (Doorbell::wait); or one of them sleeps at a WakeFd,
+// where the death of the ringer wakes it, too, and perhaps at several at once (wait_any). All of
+// one bell in the same way.
 //
 // Not std::atomic::wait: libstdc++ makes it private to a process, and a peer would sleep forever.
 
@@ -22,7 +23,10 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <span>
 
 #include "shm/wake_fd.h"
 
@@ -43,17 +47,15 @@ class Doorbell {
   // may return early. Spins first where there is a second CPU to ring it; says whether it slept.
   bool wait(std::uint32_t seen, std::chrono::nanoseconds slice, int spins = kSpins);
 
-  // How a wait at a WakeFd went.
-  struct Wait {
-    bool has_slept;
-    bool peer_has_exited;  // as seen in its sleep
-  };
-  Wait wait(std::uint32_t seen, const WakeFd& wake_fd, const ProcessHandle& peer,
-            std::chrono::nanoseconds slice, int spins = kSpins);
+  // Whether it rings within so many spins.
+  bool rings_within(std::uint32_t seen, int spins) const;
+
+  // Around a sleep at a WakeFd: see wait_any.
+  void add_waiter() { waiters_.fetch_add(1, std::memory_order_seq_cst); }  // SYNC POINT W, waiter
+  void remove_waiter() { waiters_.fetch_sub(1, std::memory_order_seq_cst); }
 
  private:
   bool add_ring();  // whether anybody sleeps
-  bool rings_within(std::uint32_t seen, int spins) const;
 
   // SYNC POINT W (store-load, both sides sequentially consistent): the ringer adds to rings_, then
   // reads waiters_; the waiter adds to waiters_, then (at a futex, in the kernel) reads rings_. At
@@ -62,6 +64,19 @@ class Doorbell {
   std::atomic<std::uint32_t> rings_;
   std::atomic<std::uint32_t> waiters_;
 };
+
+// A bell whose waiter sleeps at a WakeFd.
+struct Awaited {
+  Doorbell* bell;
+  std::uint32_t seen;
+  const WakeFd* wake_fd;
+  const ProcessHandle* ringer;
+};
+
+// Sleeps until one of the bells has rung since it was seen, one of the ringers has exited, a signal
+// arrives, or `slice` has passed; may return early. The number of one whose ringer has exited.
+std::optional<std::size_t> wait_any(std::span<const Awaited> awaited,
+                                    std::chrono::nanoseconds slice);
 
 static_assert(sizeof(Doorbell) == 8);
 static_assert(std::atomic<std::uint32_t>::is_always_lock_free);

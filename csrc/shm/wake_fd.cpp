@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <utility>
+#include <vector>
 
 #include "shm/process_limit.h"
 
@@ -38,16 +39,25 @@ void WakeFd::wake() const noexcept {
   static_cast<void>(eventfd_write(fd_, 1));
 }
 
-bool WakeFd::sleep(const ProcessHandle& peer, std::chrono::nanoseconds slice) const {
-  pollfd entries[] = {{fd_, POLLIN, 0}, {peer.pidfd(), POLLIN, 0}};  // -1 is passed over
+std::optional<std::size_t> WakeFd::sleep(std::span<const Bed> beds,
+                                         std::chrono::nanoseconds slice) {
+  std::vector<pollfd> entries;
+  for (const Bed& bed : beds) {
+    entries.push_back({bed.wake_fd->fd_, POLLIN, 0});
+    entries.push_back({bed.peer->pidfd(), POLLIN, 0});  // -1 is passed over
+  }
   const timespec timeout{static_cast<time_t>(slice.count() / 1'000'000'000),
                          static_cast<long>(slice.count() % 1'000'000'000)};
-  if (ppoll(entries, 2, &timeout, nullptr) <= 0) return false;
-  // What was set before the caller looks at its condition again is of no more use.
-  if (eventfd_t count; (entries[0].revents & POLLIN) != 0) {
-    static_cast<void>(eventfd_read(fd_, &count));
+  if (ppoll(entries.data(), entries.size(), &timeout, nullptr) <= 0) return std::nullopt;
+  std::optional<std::size_t> exited;
+  for (std::size_t i = 0; i < beds.size(); ++i) {
+    // What was set before the caller looks at its condition again is of no more use.
+    if (eventfd_t count; (entries[2 * i].revents & POLLIN) != 0) {
+      static_cast<void>(eventfd_read(beds[i].wake_fd->fd_, &count));
+    }
+    if ((entries[2 * i + 1].revents & POLLIN) != 0) exited = i;
   }
-  return (entries[1].revents & POLLIN) != 0;
+  return exited;
 }
 
 }  // namespace fkat

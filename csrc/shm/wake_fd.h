@@ -9,6 +9,9 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
+#include <optional>
+#include <span>
 
 #include "shm/process.h"
 
@@ -27,9 +30,16 @@ class WakeFd {
   // Ends the present sleep, or the next one. One write(2).
   void wake() const noexcept;
 
-  // Until it is woken, `peer` has exited, a signal arrives, or `slice` has passed. Whether the peer
-  // has exited.
-  bool sleep(const ProcessHandle& peer, std::chrono::nanoseconds slice) const;
+  // One that is slept at, and who would wake it.
+  struct Bed {
+    const WakeFd* wake_fd;
+    const ProcessHandle* peer;
+  };
+
+  // Until one is woken, one of the peers has exited, a signal arrives, or `slice` has passed. The
+  // number of a bed whose peer has exited.
+  static std::optional<std::size_t> sleep(std::span<const Bed> beds,
+                                          std::chrono::nanoseconds slice);
 
  private:
   struct Owned {};

@@ -2,6 +2,7 @@
 // test run reports it.
 
 #include <chrono>
+#include <vector>
 
 #include "check.h"
 #include "child.h"
@@ -20,6 +21,13 @@ struct PingPong {
   std::atomic<std::uint32_t> ping;
   std::atomic<std::uint32_t> pong;
 };
+
+// Whether the ringer has exited.
+bool wait_at(Doorbell& bell, std::uint32_t seen, const WakeFd& wake_fd,
+             const ProcessHandle& ringer) {
+  const Awaited awaited{&bell, seen, &wake_fd, &ringer};
+  return wait_any({&awaited, 1}, kForever).has_value();
+}
 
 template <typename Sleep>
 void await(const Doorbell& bell, const std::atomic<std::uint32_t>& value, std::uint32_t wanted,
@@ -79,7 +87,7 @@ TEST(no_wake_up_is_lost_between_two_processes) {
   const auto rounds = static_cast<std::uint32_t>(check::rounds(50'000));
   Child peer([&] {
     const auto sleep = [&](std::uint32_t seen) {
-      shared->ping_bell.wait(seen, wake_fd, kNobody, kForever);
+      wait_at(shared->ping_bell, seen, wake_fd, kNobody);
     };
     for (std::uint32_t i = 1; i <= rounds; ++i) {
       await(shared->ping_bell, shared->ping, i, sleep);
@@ -101,7 +109,33 @@ TEST(a_ring_before_a_wait_at_a_wake_fd_is_not_lost) {
   const WakeFd wake_fd = WakeFd::create();
   const std::uint32_t seen = bell->rings();
   bell->ring(wake_fd);
-  CHECK(!bell->wait(seen, wake_fd, kNobody, kForever, 0).peer_has_exited);
+  CHECK(!wait_at(*bell, seen, wake_fd, kNobody));
+}
+
+TEST(of_several_bells_any_ends_the_wait) {
+  struct Bells {
+    Doorbell bell[3];
+  };
+  Shared<Bells> shared;
+  const WakeFd wake_fds[] = {WakeFd::create(), WakeFd::create(), WakeFd::create()};
+  const auto rounds = static_cast<std::uint32_t>(check::rounds(3'000));
+  const auto number_of = [](std::uint32_t round) { return round * 2654435761u % 3; };
+  Child ringer([&] {
+    for (std::uint32_t round = 0; round < rounds; ++round) {
+      shared->bell[number_of(round)].ring(wake_fds[number_of(round)]);
+    }
+  });
+  std::uint32_t sum = 0;
+  while (sum < rounds) {
+    std::vector<Awaited> awaited;
+    sum = 0;
+    for (int i = 0; i < 3; ++i) {
+      awaited.push_back({&shared->bell[i], shared->bell[i].rings(), &wake_fds[i], &kNobody});
+      sum += awaited.back().seen;
+    }
+    if (sum < rounds) wait_any(awaited, kForever);
+  }
+  CHECK_EQ(ringer.wait(), 0);
 }
 
 TEST(a_death_ends_a_wait_at_a_wake_fd) {
@@ -115,8 +149,8 @@ TEST(a_death_ends_a_wait_at_a_wake_fd) {
     usleep(20'000);  // so that the wait has most likely begun; correct without
     peer.kill();
   });
-  CHECK(bell->wait(bell->rings(), wake_fd, process, kForever).peer_has_exited);
-  CHECK(bell->wait(bell->rings(), wake_fd, process, kForever).peer_has_exited);
+  CHECK(wait_at(*bell, bell->rings(), wake_fd, process));
+  CHECK(wait_at(*bell, bell->rings(), wake_fd, process));
 }
 
 }  // namespace

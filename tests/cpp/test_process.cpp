@@ -17,12 +17,18 @@ void sleep_forever() {
   for (;;) ::pause();
 }
 
+bool exits_within(const ProcessHandle& process, std::chrono::nanoseconds time) {
+  const WakeFd wake_fd = WakeFd::create();
+  const WakeFd::Bed bed{&wake_fd, &process};
+  return WakeFd::sleep({&bed, 1}, time).has_value();
+}
+
 bool has_exited(const ProcessHandle& process) {
-  return WakeFd::create().sleep(process, std::chrono::nanoseconds(0));
+  return exits_within(process, std::chrono::nanoseconds(0));
 }
 
 void await_exit(const ProcessHandle& process) {
-  CHECK(WakeFd::create().sleep(process, std::chrono::minutes(10)));
+  CHECK(exits_within(process, std::chrono::minutes(10)));
 }
 
 TEST(reports_an_exit_while_a_zombie_and_after) {

@@ -16,6 +16,12 @@ constexpr std::chrono::minutes kForever{10};
 constexpr std::chrono::nanoseconds kNoTime{0};
 const ProcessHandle kNobody;
 
+// Whether the peer has exited.
+bool sleep(const WakeFd& wake_fd, const ProcessHandle& peer, std::chrono::nanoseconds slice) {
+  const WakeFd::Bed bed{&wake_fd, &peer};
+  return WakeFd::sleep({&bed, 1}, slice).has_value();
+}
+
 bool is_set(const WakeFd& wake_fd) {
   eventfd_t count = 0;
   return eventfd_read(wake_fd.fd(), &count) == 0;
@@ -25,7 +31,7 @@ TEST(a_wake_ends_the_next_sleep_and_no_other) {
   const WakeFd wake_fd = WakeFd::create();
   wake_fd.wake();
   wake_fd.wake();
-  CHECK(!wake_fd.sleep(kNobody, kForever));
+  CHECK(!sleep(wake_fd, kNobody, kForever));
   CHECK(!is_set(wake_fd));
 }
 
@@ -37,21 +43,21 @@ TEST(a_peer_wakes_by_a_duplicate_of_the_descriptor) {
     usleep(20'000);  // so that the sleep has most likely begun; correct without
     same.wake();
   });
-  CHECK(!wake_fd.sleep(kNobody, kForever));
+  CHECK(!sleep(wake_fd, kNobody, kForever));
   CHECK_EQ(peer.wait(), 0);
 }
 
 TEST(a_sleep_ends_with_its_slice) {
   const WakeFd wake_fd = WakeFd::create();
-  CHECK(!wake_fd.sleep(kNobody, kNoTime));
-  CHECK(!wake_fd.sleep(kNobody, std::chrono::milliseconds(1)));
+  CHECK(!sleep(wake_fd, kNobody, kNoTime));
+  CHECK(!sleep(wake_fd, kNobody, std::chrono::milliseconds(1)));
 }
 
 TEST(a_signal_ends_a_sleep) {
   signal(SIGALRM, [](int) {});
   const itimerval soon{{0, 20'000}, {0, 20'000}};  // again and again: one could come before it
   setitimer(ITIMER_REAL, &soon, nullptr);
-  CHECK(!WakeFd::create().sleep(kNobody, kForever));
+  CHECK(!sleep(WakeFd::create(), kNobody, kForever));
   const itimerval never{};
   setitimer(ITIMER_REAL, &never, nullptr);
 }
@@ -60,10 +66,29 @@ TEST(a_wake_and_a_death_are_both_seen) {
   const WakeFd wake_fd = WakeFd::create();
   Child peer([] {});
   const ProcessHandle process(peer.pidfd());
-  CHECK(wake_fd.sleep(process, kForever));
+  CHECK(sleep(wake_fd, process, kForever));
   wake_fd.wake();
-  CHECK(wake_fd.sleep(process, kForever));
+  CHECK(sleep(wake_fd, process, kForever));
   CHECK(!is_set(wake_fd));
+}
+
+TEST(of_several_beds_any_wakes_and_each_keeps_its_own) {
+  const WakeFd first = WakeFd::create(), second = WakeFd::create();
+  Child peer([] {
+    for (;;) ::pause();
+  });
+  const ProcessHandle process(peer.pidfd());
+  const WakeFd::Bed beds[] = {{&first, &kNobody}, {&second, &process}};
+  second.wake();
+  CHECK(!WakeFd::sleep(beds, kForever));
+  CHECK(!is_set(second));
+  first.wake();
+  second.wake();
+  CHECK(!WakeFd::sleep({beds, 1}, kForever));
+  CHECK(!is_set(first));
+  CHECK(is_set(second));
+  peer.kill();
+  CHECK(WakeFd::sleep(beds, kForever) == 1);
 }
 
 TEST(what_is_no_descriptor_is_refused) {

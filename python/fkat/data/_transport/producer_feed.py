@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import util
@@ -183,6 +184,11 @@ class ProducerFeed:
             with suppress(_core.DeadlinePassedError):
                 return self._reader.next(slice_s, number)
         return None
+
+    @staticmethod
+    def wait_any(feeds: Sequence[ProducerFeed], timeout_s: float) -> int | None:
+        """Sleep until one may have something, or its producer has died: its number, else None."""
+        return _core.Consumer.wait_any([feed._consumer for feed in feeds], timeout_s)
 
     def length(self) -> int | None:
         try:

@@ -6,7 +6,6 @@ is known before.
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -22,8 +21,6 @@ from fkat.data._transport.feed import LoaderStats, stop_all
 from fkat.data._transport.producer_feed import ProducerFeed, RingOptions
 from fkat.data._transport.turns import ByCount, ByNumber, Turns
 from fkat.data._transport.work import LoaderWork
-
-_SLICE_S = 0.005  # of a wait for one of several; the core's own
 
 
 class WorkerFeed:
@@ -117,26 +114,25 @@ class WorkerFeed:
     def _first_ready(
         self, workers: Sequence[int], device: torch.device | None, number: int
     ) -> Produced:
-        """What the first of these that has something delivers.
-
-        A thread can sleep at one doorbell only: it does so at that of each in turn, and looks at
-        all of them in between. What the others publish meanwhile is seen up to 5 ms late.
-        """
-        patience_s, begin = self._feeds[0].patience_s, time.monotonic()
-        # The last to deliver first: one that is stuck has delivered nothing for long.
-        for waited_for in itertools.cycle(reversed(workers)):
-            for timeout_s, these in ((0.0, workers), (_SLICE_S, (waited_for,))):
-                for worker in these:
-                    self._whose_turn = worker
-                    feed = self._feeds[worker]
-                    if (produced := feed.next_within(timeout_s, device, number)) is not None:
-                        return produced
+        """What the first of these that has something delivers."""
+        feeds = [self._feeds[worker] for worker in workers]
+        patience_s, begin = feeds[0].patience_s, time.monotonic()
+        dead = None
+        while True:
+            for worker, feed in zip(workers, feeds, strict=True):
+                self._whose_turn = worker
+                if (produced := feed.next_within(0, device, number)) is not None:
+                    return produced
+            if dead is not None:
+                self._whose_turn = workers[dead]
+                return feeds[dead].next(device, number)
             interruption.ask()
             if time.monotonic() - begin >= patience_s:
-                reports = [self._feeds[worker].report() for worker in workers]
-                self._feeds[0].tell_stall("microbatch", "\n".join(reports))
+                reports = [feed.report() for feed in feeds]
+                feeds[0].tell_stall("microbatch", "\n".join(reports))
                 patience_s = math.inf  # told once
-        raise AssertionError("a cycle ends")
+            left_s = patience_s - (time.monotonic() - begin)
+            dead = ProducerFeed.wait_any(feeds, min(interruption.ASKED_EVERY_S, left_s))
 
     def _agree_on(self, dealing: Dealing) -> None:
         if self._dealing is not None and dealing != self._dealing:
