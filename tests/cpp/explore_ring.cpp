@@ -4,12 +4,14 @@
 // after a death what was published.
 //
 // The parts have explorers of their own, which go deeper there: explore_doorbell (several waiters),
-// explore_reclaim (memory budgets, page-locks: here every slot has memory).
+// explore_wake_fd (how a reader sleeps), explore_reclaim (memory budgets, page-locks: here every
+// slot has memory).
 //
 // Assumed: all readers are threads of one process, as today, and so a killed trainer leaves nobody
 // whom the ring could fail (its producer dies with it, see die_with). The kernel wakes and compares
-// as futex(2) says. Waits have no end but a ring, unless the producer is gone: in csrc they end
-// after a slice, so what is a lost wake-up here costs 5 ms there.
+// as futex(2) says, and wakes readers as eventfd(2) and pidfd_open(2) say. Waits have no end but a
+// ring or, for a reader, the producer's exit: in csrc they end after a slice, too, so what is a
+// lost wake-up here costs 100 ms there.
 
 #include "check.h"
 #include "ring_model.h"
@@ -100,7 +102,11 @@ TEST(a_wake_up_that_a_mistake_loses_is_found) {
   Scenario stops = kWaitsForSlots;
   stops.stops = true;
   check_found("ring: a stop does not ring for slots", kStopRingsDemandOnly, lost, stops);
-  // bind_consumer.cpp, wait_until: without `if (peer_exited && ready())`.
+  // doorbell.cpp, wait_any: without has_rung.
+  check_found("ring: a reader sleeps without a compare", kReaderSleepsUncompared, lost);
+  // wake_fd.cpp, sleep: without the pidfd.
+  check_found("ring: a death wakes nobody", kDeathWakesNobody, lost, {.kills = true});
+  // bind_consumer.cpp, wait_until: PeerExited is thrown where wait() tells of the exit.
   check_found("ring: an exit is taken for the end", kDeathWithoutAnotherLook,
               "a published microbatch was not delivered", {.kills = true});
 }
@@ -110,9 +116,9 @@ TEST(a_memory_order_that_is_too_weak_is_found) {
   const char* lost = "a wake-up was lost";
   const char* early = "an entry was read before it stood";
   const char* under = "a slot was written under a reader";
-  // doorbell.cpp, ring: release for seq_cst.
+  // doorbell.cpp, add_ring: release for seq_cst.
   check_found("ring: rings_ is added to with release", kRingRelease, lost);
-  // doorbell.cpp, wait: relaxed for the first seq_cst.
+  // doorbell.cpp, wait, and doorbell.h, add_waiter: relaxed for the first seq_cst.
   check_found("ring: waiters_ is added to relaxed", kWaiterRelaxed, lost);
   // producer.cpp, append, and consumer.cpp, has_entry (SYNC POINT A).
   check_found("ring: published_seq is stored relaxed", kPublishRelaxed, early);
@@ -131,7 +137,7 @@ TEST(steps_in_a_wrong_order_are_found) {
   check_found("ring: bytes behind the publication", kBytesAfterPublish,
               "a slot was written under a reader");
   check_found("ring: READY behind the publication", kReadyAfterPublish,
-              "a published slot was not READY");
+              "a slot was released twice");
   check_found("ring: the entry behind the publication", kEntryAfterPublish,
               "an entry was read before it stood");
   // microbatch.cpp: a tensor that outlives its Lease.

@@ -37,7 +37,7 @@ struct WakeFdModel {
     // Consumer::wait.
     kReadRings,
     kLookAgain,
-    // Doorbell::wait.
+    // wait_any.
     kAddWaiter,
     kCompare,
     kSubWaiter,
@@ -242,7 +242,7 @@ TEST(every_mistake_with_a_wake_fd_is_found) {
     check_caught(name, WakeFdModel{mistake}, expected);
   };
   check_found("wake fd: condition before rings", kConditionBeforeRings);
-  // doorbell.cpp, wait: without `rings() == seen`.
+  // doorbell.cpp, wait_any: without has_rung.
   check_found("wake fd: no compare", kSleepWithoutCompare);
   // wake_fd.cpp, sleep: eventfd_read before ppoll.
   check_found("wake fd: cleared before the sleep", kClearBeforeSleep);
@@ -250,7 +250,7 @@ TEST(every_mistake_with_a_wake_fd_is_found) {
   check_found("wake fd: cleared after a look", kClearAfterLook);
   // wake_fd.cpp, sleep: without eventfd_read.
   check_found("wake fd: never cleared", kNeverClear, "a wake ended two sleeps");
-  // wake_fd.cpp, sleep: ppoll(entries, 1, ...).
+  // wake_fd.cpp, sleep: without the entries of pidfds.
   check_found("wake fd: no look at the pidfd", kSleepAtWakeFdAlone);
   // bind_consumer.cpp, wait_until: throws PeerExited as soon as wait() tells of the exit.
   check_found("wake fd: an exit is the end", kExitIsTheEnd, "a record was not delivered");

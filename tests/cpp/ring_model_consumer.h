@@ -9,8 +9,7 @@ namespace fkat::ring_model {
 
 // Which look at the ring this is.
 enum Attempt : Byte {
-  kFirst,  // try_acquire, when nobody has waited yet
-  kAgain,  // after a wait
+  kFirst,  // try_acquire
   kLast,   // after the producer's exit was seen
   kDrain,  // begin_pass
 };
@@ -34,10 +33,7 @@ struct ConsumerModel {
     if (s.published == reader.acquired_seq) {
       if (reader.attempt == kLast) return see_exit(s);
       const bool is_late = scenario.has(Mistake::kReaderReadsBellLate);
-      thread.at = reader.attempt == kDrain   ? kAllow
-                  : reader.attempt == kAgain ? kLookForExit
-                  : is_late                  ? kLookOnceMore
-                                             : kReadOwnBell;
+      thread.at = reader.attempt == kDrain ? kAllow : is_late ? kLookOnceMore : kReadOwnBell;
       return;
     }
     // SYNC POINT A: shows all that was written before this value of published_seq.

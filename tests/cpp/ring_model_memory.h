@@ -133,8 +133,8 @@ struct Memory {
         commit_all(s, thread);
         ++bell.waiters;
         return;
-      case kCompare:  // FUTEX_WAIT: compares and sleeps in one step
-        thread.at = bell.seen == kSame ? kAsleep : kLeave;
+      case kCompare:  // and sleeps in one step, also where a reader does so itself: see woken()
+        thread.at = bell.seen == kSame || is_uncompared(number) ? kAsleep : kLeave;
         return;
       default:  // kLeave
         commit_all(s, thread);
@@ -142,6 +142,9 @@ struct Memory {
         forget(bell);
         thread.at = back;
     }
+  }
+  bool is_uncompared(Byte number) const {
+    return number >= kPublished && scenario.has(Mistake::kReaderSleepsUncompared);
   }
   static bool is_waiting(const Thread& thread) { return thread.at <= kLeave; }
 };

@@ -17,10 +17,9 @@ struct ReaderModel : ConsumerModel {
     memory.step(s, [this](State& t) -> Thread& { return self(t).thread; }, emit);
     if (!Memory::is_idle(reader.thread)) return;
     if (reader.thread.at == kAsleep) {
-      // A slice has passed. Else slices are endless: a wake-up that is lost shall be seen.
       const bool is_to_be_told = number != 0 && reader.pass < s.version / 2;
-      if (is_gone(s) || is_to_be_told) emit(woken(s));
-      return;
+      if (sees_exit(s) || is_to_be_told) return emit(woken(s));
+      return emit_wish(woken(s));
     }
     if (may_begin(s)) {
       State next = s;
@@ -41,7 +40,6 @@ struct ReaderModel : ConsumerModel {
   // See ProducerModel.
   bool is_alone(const State& s) const {
     const At at = self(s).thread.at;
-    if (at == kLookForExit) return !scenario.kills && !scenario.stops;
     return at == kCopy && scenario.has(Mistake::kNone);
   }
 
@@ -49,7 +47,14 @@ struct ReaderModel : ConsumerModel {
   static bool is_gone(const State& s) {
     return is_over(s.producer) && s.producer.thread.stores[0] == kNoStore;
   }
+  bool sees_exit(const State& s) const {
+    return is_gone(s) && !scenario.has(Mistake::kDeathWakesNobody);
+  }
+  // WakeFd::sleep ends by itself. An eventfd that is set while its reader does not sleep stays set,
+  // and so ends the next sleep at once: as a signal may end any sleep, at any time, and a slice. A
+  // wake-up that is lost shall be seen, so all of these may come, but need not.
   State woken(State s) const {
+    if (sees_exit(s)) self(s).attempt = kLast;
     self(s).thread.at = kLeave;
     return s;
   }
@@ -58,8 +63,7 @@ struct ReaderModel : ConsumerModel {
     const Reader& reader = self(s);
     const bool is_between_calls =
         reader.thread.at == kEnded ||
-        (reader.thread.at == kLook &&
-         (reader.attempt == kFirst || reader.attempt == kAgain || number != 0));
+        (reader.thread.at == kLook && (reader.attempt == kFirst || number != 0));
     if (!is_between_calls) return false;
     if (number == 0) return reader.pass < scenario.num_passes && reader.pass != 0;
     return s.version % 2 == 0 && reader.pass < s.version / 2;
@@ -87,7 +91,8 @@ struct ReaderModel : ConsumerModel {
     Thread& thread = reader.thread;
     if (Memory::is_waiting(thread)) {
       memory.step_wait(s, thread, own_bell(), kLook);
-      reader.attempt = kAgain;
+      const bool is_last = thread.at == kLook && reader.attempt == kLast;
+      if (is_last && scenario.has(Mistake::kDeathWithoutAnotherLook)) see_exit(s);
       return s;
     }
     Slot& slot = s.slot[entry_of(s).slot];
@@ -109,12 +114,6 @@ struct ReaderModel : ConsumerModel {
         break;
       case kAdvance:
         advance(s);
-        break;
-      case kLookForExit:
-        thread.at = is_gone(s) ? kLook : kReadOwnBell;
-        if (!is_gone(s)) break;
-        reader.attempt = kLast;
-        if (scenario.has(Mistake::kDeathWithoutAnotherLook)) see_exit(s);
         break;
       case kReadOwnBell:
         Memory::read(s.bell[own_bell()]);
@@ -141,7 +140,6 @@ struct ReaderModel : ConsumerModel {
     reader.thread.at = kGrantForWait;
     if (s.published == reader.acquired_seq) return;
     Memory::forget(s.bell[own_bell()]);
-    reader.attempt = kAgain;
     reader.thread.at = kLook;
   }
 

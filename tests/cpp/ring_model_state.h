@@ -26,6 +26,8 @@ enum class Mistake {
   kNoRingOnFree,
   kNoRingOnGrant,
   kStopRingsDemandOnly,
+  kReaderSleepsUncompared,
+  kDeathWakesNobody,
   kDeathWithoutAnotherLook,
   // Memory orders.
   kRingRelease,
@@ -86,7 +88,7 @@ enum Seen : Byte { kNotLooked, kSame, kRang };
 
 // Where a thread is: the access to shared memory that it does next.
 enum At : Byte {
-  // Doorbell::wait.
+  // Doorbell::wait of the producer, wait_any of a reader.
   kJoin,
   kCompare,
   kAsleep,
@@ -112,7 +114,6 @@ enum At : Byte {
   kMarkLeased,    // take: mark_leased
   kReleaseShare,  // Ring::release_share, of what was copied or is dropped
   kAdvance,       // advance
-  kLookForExit,   // wait_until: has_exited
   kReadOwnBell,   // wait: `rings()`
   kLookOnceMore,  // wait: has_record
   kGrantForWait,  // wait: grant
