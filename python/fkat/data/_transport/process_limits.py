@@ -10,7 +10,7 @@ from contextlib import contextmanager
 _TOLD = {
     errno.EMFILE: (
         resource.RLIMIT_NOFILE,
-        "this process may have {} (RLIMIT_NOFILE, ulimit -n), and a producer takes six file "
+        "this process may have {} (RLIMIT_NOFILE, ulimit -n), and a producer takes seven file "
         "descriptors here, and some more while it starts; close files, lower num_shard_prefetches "
         "(producers)",
     ),
