@@ -116,6 +116,16 @@ std::uint32_t Consumer::outstanding_leases() const {
   return outstanding_->load(std::memory_order_relaxed);
 }
 
+ReaderStats Consumer::stats() const {
+  return {num_microbatches_.load(std::memory_order_relaxed),
+          nbytes_.load(std::memory_order_relaxed), num_copies_.load(std::memory_order_relaxed),
+          std::chrono::nanoseconds(stall_ns_.load(std::memory_order_relaxed))};
+}
+
+void Consumer::count_stall(std::chrono::nanoseconds waited) {
+  stall_ns_.fetch_add(waited.count(), std::memory_order_relaxed);
+}
+
 // What is to be slept at; none if there is something to see.
 std::optional<Awaited> Consumer::begin_wait(const ProcessHandle& producer) {
   Doorbell& bell = ring_->reader_line(reader_).published;
@@ -133,7 +143,7 @@ bool Consumer::wait(std::chrono::nanoseconds slice, const ProcessHandle& produce
   const bool has_exited = sleeps && fkat::wait_any({&*awaited, 1}, slice).has_value();
   const auto waited = std::chrono::steady_clock::now() - start;
   spin_.learn(sleeps, waited);
-  stats_.stall += waited;
+  count_stall(waited);
   return has_exited;
 }
 
@@ -149,7 +159,7 @@ std::optional<std::size_t> Consumer::wait_any(std::span<const Peer> rings,
   const auto exited = fkat::wait_any(all, slice);
   // Of one: it is the time of the one thread that waits.
   if (!rings.empty()) {
-    rings[0].consumer->stats_.stall += std::chrono::steady_clock::now() - start;
+    rings[0].consumer->count_stall(std::chrono::steady_clock::now() - start);
   }
   return exited;
 }
@@ -223,9 +233,9 @@ Record Consumer::take(const IndexEntry& entry) {
       record.committed_nbytes = checked_committed_nbytes(entry);
       record.owner = std::make_shared<const Lease>(ring_, entry.slot, outstanding_);
     }
-    stats_.num_microbatches += 1;
-    stats_.nbytes += entry.nbytes;
-    stats_.num_copies += record.is_copy ? 1 : 0;
+    num_microbatches_.fetch_add(1, std::memory_order_relaxed);
+    nbytes_.fetch_add(entry.nbytes, std::memory_order_relaxed);
+    num_copies_.fetch_add(record.is_copy ? 1 : 0, std::memory_order_relaxed);
   } else if (entry.kind == RecordKind::kReclaim) {
     record.slot = entry.slot;
     mark_leased(entry.slot);

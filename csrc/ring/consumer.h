@@ -83,9 +83,10 @@ class Consumer {
   bool has_record() const;
 
   std::uint32_t outstanding_leases() const;
-  const ReaderStats& stats() const { return stats_; }
+  ReaderStats stats() const;  // from any thread
 
  private:
+  void count_stall(std::chrono::nanoseconds waited);
   std::optional<Awaited> begin_wait(const ProcessHandle& producer);
   bool has_entry() const;
   IndexEntry checked_entry() const;
@@ -106,7 +107,11 @@ class Consumer {
   std::uint64_t granted_seq_ = 0;
   std::deque<Record> reclaims_;  // of older passes, not yet delivered
   std::shared_ptr<std::atomic<std::uint32_t>> outstanding_;
-  ReaderStats stats_;
+  // Relaxed: numbers for people, from the one thread that reads the ring.
+  std::atomic<std::uint64_t> num_microbatches_{0};
+  std::atomic<std::uint64_t> nbytes_{0};
+  std::atomic<std::uint64_t> num_copies_{0};
+  std::atomic<std::chrono::nanoseconds::rep> stall_ns_{0};
   AdaptiveSpin spin_;
 };
 

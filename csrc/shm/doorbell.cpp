@@ -70,10 +70,8 @@ bool Doorbell::wait(std::uint32_t seen, std::chrono::nanoseconds slice, int spin
 std::optional<std::size_t> wait_any(std::span<const Awaited> awaited,
                                     std::chrono::nanoseconds slice) {
   std::vector<WakeFd::Bed> beds;
-  for (const Awaited& each : awaited) {
-    each.bell->add_waiter();
-    beds.push_back({each.wake_fd, each.ringer});
-  }
+  for (const Awaited& each : awaited) beds.push_back({each.wake_fd, each.ringer});
+  for (const Awaited& each : awaited) each.bell->add_waiter();
   // Here nobody compares but us. A ring from now on has seen the waiter, and wakes it: an eventfd
   // stays set, be it before the sleep has begun.
   const bool has_rung = std::ranges::any_of(

@@ -1,11 +1,11 @@
 // How long it pays to spin before sleeping on a doorbell, learnt from how the last waits went.
 //
-// Sleeping and being woken costs some 10 us of CPU and up to 100 us of latency (measured on a
+// Sleeping and being woken costs the sleeper some 20 us of CPU and the ringer some 7 (measured on a
 // virtual machine, where waking another CPU is an exit). Spinning through a wait that is shorter
-// than that is cheaper for both sides. But a spin that does not see the ring is worse than lost: if
-// both processes share a CPU, it keeps the very process that should ring from running. So: a short
-// spin always, a long one only while the last waits were short, and after a long spin in vain none
-// for a while, twice as long each time.
+// than that is cheaper for both sides; longer than sleeping costs, nobody should spin. But a spin
+// that does not see the ring is worse than lost: if both processes share a CPU, it keeps the very
+// process that should ring from running. So: a short spin always, a long one only while the last
+// waits were short, and after a long spin in vain none for a while, twice as long each time.
 //
 // Process-local, one for each waiting role.
 
@@ -38,9 +38,9 @@ class AdaptiveSpin {
   }
 
  private:
-  static constexpr int kLongSpins = 5000;  // some 165 us at 33 ns a PAUSE (Zen 4)
-  // A wait of kLongSpins, and the 100 us that being woken from sleep can take.
-  static constexpr std::chrono::microseconds kWorthSpinning{300};
+  static constexpr int kLongSpins = 600;  // some 20 us at 33 ns a PAUSE (Zen 4)
+  // A wait of kLongSpins, and what being woken from sleep can take.
+  static constexpr std::chrono::microseconds kWorthSpinning{100};
   static constexpr int kMinPenalty = 8;  // waits
   static constexpr int kMaxPenalty = 1024;
 

@@ -3,15 +3,26 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 #include <vector>
 
+#include "base/error.h"
 #include "shm/process_limit.h"
 
 namespace fkat {
+
+namespace {
+
+[[noreturn]] void throw_closed() {
+  throw SystemError(EBADF, "a descriptor of a loader was closed by other code of this process");
+}
+
+}  // namespace
 
 WakeFd WakeFd::create() {
   const int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -34,7 +45,10 @@ WakeFd::~WakeFd() {
   if (fd_ >= 0) close(fd_);
 }
 
-void WakeFd::wake() const noexcept {
+void WakeFd::wake() const {
+  // User code may have closed every descriptor, and have opened a file that got this number.
+  struct stat status{};
+  if (fstat(fd_, &status) != 0 || (status.st_mode & S_IFMT) != 0) throw_closed();
   // Fails only when 2^64 - 2 wakes were not slept through: then it is set already.
   static_cast<void>(eventfd_write(fd_, 1));
 }
@@ -49,6 +63,9 @@ std::optional<std::size_t> WakeFd::sleep(std::span<const Bed> beds,
   const timespec timeout{static_cast<time_t>(slice.count() / 1'000'000'000),
                          static_cast<long>(slice.count() % 1'000'000'000)};
   if (ppoll(entries.data(), entries.size(), &timeout, nullptr) <= 0) return std::nullopt;
+  // Else the sleep would end at once, again and again.
+  const auto is_closed = [](const pollfd& entry) { return (entry.revents & POLLNVAL) != 0; };
+  if (std::ranges::any_of(entries, is_closed)) throw_closed();
   std::optional<std::size_t> exited;
   for (std::size_t i = 0; i < beds.size(); ++i) {
     // What was set before the caller looks at its condition again is of no more use.

@@ -27,8 +27,8 @@ class WakeFd {
 
   int fd() const { return fd_; }
 
-  // Ends the present sleep, or the next one. One write(2).
-  void wake() const noexcept;
+  // Ends the present sleep, or the next one. Throws SystemError when the descriptor was closed.
+  void wake() const;
 
   // One that is slept at, and who would wake it.
   struct Bed {
@@ -37,7 +37,7 @@ class WakeFd {
   };
 
   // Until one is woken, one of the peers has exited, a signal arrives, or `slice` has passed. The
-  // number of a bed whose peer has exited.
+  // number of a bed whose peer has exited. Throws SystemError when a descriptor was closed.
   static std::optional<std::size_t> sleep(std::span<const Bed> beds,
                                           std::chrono::nanoseconds slice);
 

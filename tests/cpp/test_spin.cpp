@@ -43,7 +43,7 @@ TEST(spins_in_vain_become_rare) {
   int num_long = 0;
   for (int i = 0; i < 10'000; ++i) {
     num_long += is_long(spin) ? 1 : 0;
-    spin.learn(true, microseconds(200));
+    spin.learn(true, microseconds(70));
   }
   CHECK(num_long > 1);
   CHECK(num_long < 30);
@@ -51,12 +51,12 @@ TEST(spins_in_vain_become_rare) {
 
 TEST(success_forgives) {
   AdaptiveSpin spin;
-  for (int i = 0; i < 10'000; ++i) spin.learn(true, microseconds(200));
-  while (!is_long(spin)) spin.learn(true, microseconds(200));
+  for (int i = 0; i < 10'000; ++i) spin.learn(true, microseconds(70));
+  while (!is_long(spin)) spin.learn(true, microseconds(70));
   spin.learn(false, microseconds(50));
-  spin.learn(true, microseconds(200));  // in vain
+  spin.learn(true, microseconds(70));  // in vain
   int waits = 0;
-  for (; !is_long(spin); ++waits) spin.learn(true, microseconds(200));
+  for (; !is_long(spin); ++waits) spin.learn(true, microseconds(70));
   CHECK(waits <= 8);
 }
 

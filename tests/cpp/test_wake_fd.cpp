@@ -3,6 +3,7 @@
 #include "shm/wake_fd.h"
 
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/time.h>
 
 #include "base/error.h"
@@ -89,6 +90,28 @@ TEST(of_several_beds_any_wakes_and_each_keeps_its_own) {
   CHECK(is_set(second));
   peer.kill();
   CHECK(WakeFd::sleep(beds, kForever) == 1);
+}
+
+TEST(a_descriptor_that_user_code_closed_is_told) {
+  Child peer([] {
+    for (;;) ::pause();
+  });
+  const ProcessHandle process(peer.pidfd());
+  const WakeFd open = WakeFd::create(), closed = WakeFd::create();
+  close(closed.fd());
+  close(process.pidfd());
+  CHECK_THROWS(SystemError, sleep(closed, kNobody, kForever), "closed");
+  CHECK_THROWS(SystemError, sleep(open, process, kForever), "closed");
+  CHECK_THROWS(SystemError, closed.wake(), "closed");
+}
+
+TEST(a_file_that_got_the_number_is_not_written_to) {
+  const WakeFd wake_fd = WakeFd::create();
+  const int file = memfd_create("a file of the user's", MFD_CLOEXEC);
+  CHECK_EQ(dup2(file, wake_fd.fd()), wake_fd.fd());
+  CHECK_THROWS(SystemError, wake_fd.wake(), "closed");
+  CHECK_EQ(lseek(file, 0, SEEK_END), 0);
+  close(file);
 }
 
 TEST(what_is_no_descriptor_is_refused) {
