@@ -39,7 +39,8 @@ class CurrentFeed:
             begin: Says where its producers are to begin; None for the beginning of whichever epoch
                 they are asked for.
         """
-        self.check_process()
+        if self._pid != os.getpid():
+            self.check_process()
         if self.feed is None:
             place = begin()
             self._pid = os.getpid()

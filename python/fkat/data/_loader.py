@@ -120,11 +120,13 @@ class FedLoader(ABC, Generic[T_co]):
         """
         if not self._multiprocessing:
             return
-        with suppress(Exception):  # met again by next()
-            if self._is_over or self._base.epoch != self._epoch:
-                self._prepare_next()
-            elif not self._has_delivered:
-                self._current_feed()
+        is_at_end = self._is_over or self._base.epoch != self._epoch
+        if is_at_end or not self._has_delivered:
+            with suppress(Exception):  # met again by next()
+                if is_at_end:
+                    self._prepare_next()
+                else:
+                    self._current_feed()
 
     def __next__(self) -> T_co:
         """The next microbatch of the epoch."""
@@ -147,7 +149,8 @@ class FedLoader(ABC, Generic[T_co]):
         self._num_delivered += 1
         self._has_delivered = True
         self._mark = mark  # what follows from it is made when asked for
-        self._restarts.progress()
+        if self._restarts.num_in_a_row:
+            self._restarts.progress()
         if mark.ends or mark.offset >= self._next_kept or mark.shard != self._base.shard:
             self._pass(mark)
         return microbatch

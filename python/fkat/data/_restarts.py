@@ -14,15 +14,18 @@ class Restarts:
 
     Args:
         max_in_a_row: As many without a microbatch between them; one more death is an error.
+
+    Attributes:
+        num_in_a_row: How many there were.
     """
 
     def __init__(self, max_in_a_row: int) -> None:
         self._max_in_a_row = max_in_a_row
-        self._num_in_a_row = 0
+        self.num_in_a_row = 0
 
     def progress(self) -> None:
         """A microbatch was delivered."""
-        self._num_in_a_row = 0
+        self.num_in_a_row = 0
 
     def count(self, death: ProducerDiedError, place: str) -> None:
         """Log one more restart, at ``place``.
@@ -32,15 +35,15 @@ class Restarts:
         """
         if not death.has_begun:
             raise death
-        if self._num_in_a_row == self._max_in_a_row:
+        if self.num_in_a_row == self._max_in_a_row:
             if self._max_in_a_row == 0:
                 raise death
-            text = f"{death}; so did {self._num_in_a_row} before it in a row, at {place}"
+            text = f"{death}; so did {self.num_in_a_row} before it in a row, at {place}"
             raise ProducerDiedError(text, death.pid, death.exit_code) from None
-        self._num_in_a_row += 1
+        self.num_in_a_row += 1
         # Its text: the exception holds frames, and they the dead producer's ring, for as long as
         # a handler keeps the record.
         _logger.warning(
             "%s; another one goes on at %s (restart %d of at most %d in a row)",
-            *(str(death), place, self._num_in_a_row, self._max_in_a_row),
+            *(str(death), place, self.num_in_a_row, self._max_in_a_row),
         )

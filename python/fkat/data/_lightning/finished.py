@@ -50,7 +50,7 @@ class Finished:
         self.loader = loader
         self.serial = next(_serial)
         self.trainer = trainer
-        self._stop = partial(_lightning.stop_if_told_to, trainer)
+        self._asking = asking(partial(_lightning.stop_if_told_to, trainer))
         self._action = f"[fkat][train]{_name(loader)}.wait"
         self._base = _lightning.num_finished(trainer)
         self._pass: Iterator[Any] | None = None
@@ -83,7 +83,7 @@ class Finished:
         self._num_finished()  # sees every count, so as to know a wrong one
         before = self.loader.snapshot()
         try:
-            with _lightning.profiler(self.trainer).profile(self._action), asking(self._stop):
+            with _lightning.profiler(self.trainer).profile(self._action), self._asking:
                 microbatch = next(self._pass)
         except StopIteration:
             self._is_exhausted = True

@@ -7,7 +7,6 @@ note, such as Lightning's for SIGTERM, would be heeded when the microbatch is th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 
 ASKED_EVERY_S = 0.05
@@ -15,14 +14,20 @@ ASKED_EVERY_S = 0.05
 _check: ContextVar[Callable[[], None] | None] = ContextVar("fkat.data interruption", default=None)
 
 
-@contextmanager
-def asking(check: Callable[[], None]) -> Iterator[None]:
-    """Let ``check`` raise what ends a wait of this thread. Nothing is lost by it."""
-    token = _check.set(check)
-    try:
-        yield
-    finally:
-        _check.reset(token)
+class asking:  # noqa: N801 (a context manager, as those of contextlib)
+    """Let ``check`` raise what ends a wait of this thread. Nothing is lost by it.
+
+    May be entered again and again, one time within another not.
+    """
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check = check
+
+    def __enter__(self) -> None:
+        self._token = _check.set(self._check)
+
+    def __exit__(self, *_: object) -> None:
+        _check.reset(self._token)
 
 
 def ask() -> None:

@@ -7,7 +7,6 @@ import os
 import warnings
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import util
 from multiprocessing.context import BaseContext
@@ -181,8 +180,10 @@ class ProducerFeed:
 
     def _wait(self, timeout_s: float | None, number: int) -> Arrived | None:
         for slice_s in slices(timeout_s) if timeout_s != 0 else ():
-            with suppress(_core.DeadlinePassedError):
+            try:
                 return self._reader.next(slice_s, number)
+            except _core.DeadlinePassedError:
+                continue
         return None
 
     @staticmethod

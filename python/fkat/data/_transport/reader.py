@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -15,19 +15,9 @@ from fkat.data._transport.dtypes import from_dlpack
 from fkat.data._transport.record import unpack
 from fkat.data._transport.remote_error import load_error
 
-
-class Arrived(NamedTuple):
-    """What a reader delivers.
-
-    Attributes:
-        produced: A microbatch, or an event.
-        nbytes: Of its frame in the ring.
-        is_copy: Whether the frame was copied out because too many slots were in use.
-    """
-
-    produced: Produced
-    nbytes: int
-    is_copy: bool
+# What a reader delivers: a microbatch or an event, the bytes of its frame in the ring, and whether
+# the frame was copied out because too many slots were in use.
+Arrived = tuple[Produced, int, bool]
 
 
 class Arrival(Protocol):
@@ -74,7 +64,7 @@ def deliver(record: Any, device: torch.device | None) -> Arrived:
         raise end_of(record)
     leaves = record.leaves(from_dlpack, asarray)
     produced = unpack(record.structure, leaves, device)
-    return Arrived(produced, record.nbytes, record.is_copy)
+    return produced, record.nbytes, record.is_copy
 
 
 def end_of(record: Any) -> Exception:
@@ -110,12 +100,14 @@ class HostReader:
     def next(self, timeout_s: float | None, number: int) -> Arrived:
         if self._held is None:
             self._held = self._consumer.acquire(timeout_s)
-        return self._deliver()
+        arrived = deliver(self._held, self._device)  # may lack memory: held until it is done
+        self._held = None
+        return arrived
 
     def next_if_ready(self, number: int) -> Arrived | None:
         if self._held is None:
             self._held = self._consumer.try_acquire()
-        return None if self._held is None else self._deliver()
+        return None if self._held is None else self.next(None, number)
 
     def share(self, num_rings: int) -> None:
         """Nothing is read ahead here."""
@@ -130,8 +122,3 @@ class HostReader:
 
     def pinning(self) -> tuple[int, float]:
         return 0, 0.0
-
-    def _deliver(self) -> Arrived:
-        arrived = deliver(self._held, self._device)
-        self._held = None
-        return arrived

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import pickle
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,10 @@ from fkat.data._source.note import NO_DIGEST, Delivered, Ends, Event, Mark, Prod
 from fkat.data._transport.codec import Encoder, decode
 
 _ENDS = tuple(Ends)  # a look-up in a tuple: making an Ends of a number takes a microsecond
+# Without the Python function that a NamedTuple has for a constructor.
+_mark: Callable[[tuple[Any, ...]], Mark] = partial(tuple.__new__, Mark)
+_delivered: Callable[[tuple[Any, Mark]], Delivered] = partial(tuple.__new__, Delivered)
+
 # shard (-1: an event), offset, digest, ends, digest before, bytes of inner
 _PLACE = struct.Struct("<qqIBII")
 
@@ -44,5 +49,5 @@ def unpack(structure: bytes, leaves: Sequence[Any], device: torch.device | None)
         event: Event = pickle.loads(structure[begin:])
         return event
     inner = structure[_PLACE.size : begin]
-    mark = Mark(shard, offset, digest, inner, _ENDS[ends], before)
-    return Delivered(decode(structure, leaves, device, begin), mark)
+    mark = _mark((shard, offset, digest, inner, _ENDS[ends], before, ()))
+    return _delivered((decode(structure, leaves, device, begin), mark))

@@ -216,7 +216,7 @@ class _Staged:
             self.stager.make_wait(self.transfer, self.memory.current_stream())
             self.memory.hand_over(self.slab)
         produced = unpack(self.structure, tensors_in(self.slab, self.leaves), None)
-        return Arrived(produced, self.nbytes, self.is_copy)
+        return produced, self.nbytes, self.is_copy
 
 
 @dataclass(slots=True)

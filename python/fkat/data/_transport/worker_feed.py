@@ -62,7 +62,8 @@ class WorkerFeed:
         self._open_missing(self._device)
 
     def next(self, device: torch.device | None, number: int) -> Produced:
-        self._open_missing(device)  # of which an interrupt has kept us
+        if self._dealing is None or len(self._feeds) != self._dealing.num_workers:
+            self._open_missing(device)  # of which an interrupt has kept us
         while True:
             try:
                 produced = self._read(device, number)
