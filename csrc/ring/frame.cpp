@@ -10,6 +10,7 @@
 #include "base/bytes.h"
 #include "base/checksum.h"
 #include "base/error.h"
+#include "base/streaming_copy.h"
 
 namespace fkat {
 namespace {
@@ -158,7 +159,12 @@ void FrameWriter::write(std::byte* slot) const {
       std::memcpy(record_at, leaf.strides.data(), 8 * leaf.strides.size());
       record_at += 8 * leaf.strides.size();
     }
-    if (leaf.placed == 0 && nbytes != 0) std::memcpy(slot + offset, leaf.data, nbytes);
+    if (leaf.placed != 0 || nbytes == 0) continue;
+    if (nbytes_ < kStreamedNbytes) {
+      std::memcpy(slot + offset, leaf.data, nbytes);
+    } else {
+      streaming_copy(slot + offset, leaf.data, nbytes);
+    }
   }
   if (!structure_.empty()) std::memcpy(record_at, structure_.data(), structure_.size());
 

@@ -6,6 +6,7 @@
 
 #include "base/checksum.h"
 #include "base/error.h"
+#include "base/streaming_copy.h"
 #include "check.h"
 #include "ring/frame.h"
 
@@ -121,6 +122,15 @@ TEST(large_leaves_begin_at_a_page_and_come_back) {
   }
   // The third and the last follow what is before them at once; the first stands behind all tensors.
   CHECK(beginnings == std::vector<std::uint64_t>({256, 0, 0, 0, 0, 256}));
+}
+
+TEST(what_is_copied_past_the_caches_comes_back) {
+  const std::int64_t large = kStreamedNbytes;
+  check_round_trip({{kInt16, {3}, {1}, LeafKind::kArray},
+                    {kInt16, {large / 2 + 7}, {1}, LeafKind::kTensor, 2},
+                    {kInt16, {0}, {1}, LeafKind::kTensor, 3},
+                    {kInt16, {5}, {1}, LeafKind::kTensor, 4}},
+                   "s");
 }
 
 bool dense(DType dtype, Numbers shape, Numbers strides) {

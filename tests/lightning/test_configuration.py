@@ -21,6 +21,10 @@ STAGES = ("train", "val", "test", "predict")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's own
 
 
+def type_name(value):
+    return type(value).__name__
+
+
 def loader_of(data, stage):
     return getattr(data, f"{stage}_dataloader")()
 
@@ -48,13 +52,13 @@ def test_an_unknown_stage_is_refused_by_name(stage):
         DataModule({stage: list})
 
 
-@pytest.mark.parametrize("config", [None, 1, "list", [1], object()], ids=repr)
+@pytest.mark.parametrize("config", [None, 1, "list", [1], object()], ids=type_name)
 def test_a_stage_that_is_neither_dict_nor_callable_is_refused(config):
     with pytest.raises(TypeError, match=r"dataloaders\['val'\] must be a dict"):
         DataModule({"val": config})
 
 
-@pytest.mark.parametrize("dataloaders", [None, [], "train", DataLoader([1])], ids=repr)
+@pytest.mark.parametrize("dataloaders", [None, [], "train", DataLoader([1])], ids=type_name)
 def test_what_is_no_dict_is_refused(dataloaders):
     with pytest.raises(TypeError, match="dataloaders must be a dict"):
         DataModule(dataloaders)
