@@ -22,7 +22,7 @@ void streaming_copy(std::byte* to, const std::byte* from, std::size_t nbytes) {
   for (; nbytes - at >= kLine; at += kLine) {
     const auto* source = reinterpret_cast<const __m128i*>(from + at);
     auto* line = reinterpret_cast<__m128i*>(to + at);
-    _mm_prefetch(from + at + kAhead, _MM_HINT_NTA);  // beyond the end it does nothing
+    _mm_prefetch(from + std::min(at + kAhead, nbytes), _MM_HINT_NTA);
     const __m128i words[] = {_mm_loadu_si128(source), _mm_loadu_si128(source + 1),
                              _mm_loadu_si128(source + 2), _mm_loadu_si128(source + 3)};
     for (int i = 0; i < 4; ++i) _mm_stream_si128(line + i, words[i]);

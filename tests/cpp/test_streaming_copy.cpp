@@ -13,7 +13,7 @@ namespace {
 constexpr std::byte kUntouched{0xa5};
 
 void check_copy(std::size_t nbytes, std::size_t to_offset, std::size_t from_offset) {
-  std::vector<std::byte> from(nbytes + from_offset), to(nbytes + to_offset + 64, kUntouched);
+  std::vector<std::byte> from(nbytes + from_offset + 1), to(nbytes + to_offset + 64, kUntouched);
   for (std::size_t i = 0; i < from.size(); ++i) from[i] = static_cast<std::byte>(i * 7 + i / 251);
   auto expected = to;
   std::memcpy(expected.data() + to_offset, from.data() + from_offset, nbytes);
