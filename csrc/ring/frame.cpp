@@ -160,7 +160,7 @@ void FrameWriter::write(std::byte* slot) const {
       record_at += 8 * leaf.strides.size();
     }
     if (leaf.placed != 0 || nbytes == 0) continue;
-    if (nbytes_ < kStreamedNbytes) {
+    if (nbytes_ < kStreamedNbytes || nbytes < kStreamedLeafNbytes) {
       std::memcpy(slot + offset, leaf.data, nbytes);
     } else {
       streaming_copy(slot + offset, leaf.data, nbytes);

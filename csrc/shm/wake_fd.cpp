@@ -19,7 +19,16 @@ namespace fkat {
 namespace {
 
 [[noreturn]] void throw_closed() {
-  throw SystemError(EBADF, "a descriptor of a loader was closed by other code of this process");
+  throw SystemError(EBADF,
+                    "a descriptor of a loader was closed by other code of this process; teardown() "
+                    "lets the loader begin anew");
+}
+
+// User code may have closed every descriptor, and have opened a file that got this number. Of an
+// eventfd the kernel tells no type of file.
+void require_eventfd(int fd) {
+  struct stat status{};
+  if (fstat(fd, &status) != 0 || (status.st_mode & S_IFMT) != 0) throw_closed();
 }
 
 }  // namespace
@@ -46,9 +55,7 @@ WakeFd::~WakeFd() {
 }
 
 void WakeFd::wake() const {
-  // User code may have closed every descriptor, and have opened a file that got this number.
-  struct stat status{};
-  if (fstat(fd_, &status) != 0 || (status.st_mode & S_IFMT) != 0) throw_closed();
+  require_eventfd(fd_);
   // Fails only when 2^64 - 2 wakes were not slept through: then it is set already.
   static_cast<void>(eventfd_write(fd_, 1));
 }
@@ -70,6 +77,7 @@ std::optional<std::size_t> WakeFd::sleep(std::span<const Bed> beds,
   for (std::size_t i = 0; i < beds.size(); ++i) {
     // What was set before the caller looks at its condition again is of no more use.
     if (eventfd_t count; (entries[2 * i].revents & POLLIN) != 0) {
+      require_eventfd(beds[i].wake_fd->fd_);
       static_cast<void>(eventfd_read(beds[i].wake_fd->fd_, &count));
     }
     if ((entries[2 * i + 1].revents & POLLIN) != 0) exited = i;

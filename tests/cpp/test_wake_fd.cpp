@@ -105,11 +105,13 @@ TEST(a_descriptor_that_user_code_closed_is_told) {
   CHECK_THROWS(SystemError, closed.wake(), "closed");
 }
 
-TEST(a_file_that_got_the_number_is_not_written_to) {
+TEST(a_file_that_got_the_number_is_neither_written_to_nor_read) {
   const WakeFd wake_fd = WakeFd::create();
   const int file = memfd_create("a file of the user's", MFD_CLOEXEC);
   CHECK_EQ(dup2(file, wake_fd.fd()), wake_fd.fd());
   CHECK_THROWS(SystemError, wake_fd.wake(), "closed");
+  CHECK_THROWS(SystemError, sleep(wake_fd, kNobody, kForever), "closed");
+  CHECK_EQ(lseek(file, 0, SEEK_CUR), 0);
   CHECK_EQ(lseek(file, 0, SEEK_END), 0);
   close(file);
 }

@@ -78,6 +78,7 @@ class FedLoader(ABC, Generic[T_co]):
     _base: Place  # the present place, or the last one that was worked out
     _mark: Mark | None  # the mark behind the last microbatch, if that is later
     _next_kept: int  # the offset at which the trail must be worked out
+    _produced: Delivered | None  # taken from the feed, not yet counted: an interrupt came between
     _num_before: int  # microbatches of this epoch before the producer began
     _num_delivered: int  # since then
     _has_delivered: bool  # anything, in this pass
@@ -135,7 +136,19 @@ class FedLoader(ABC, Generic[T_co]):
         if self._is_over:
             raise StopIteration
         try:
-            produced = self._next_produced()
+            if self._produced is None:
+                self._produced = self._next_produced()
+            microbatch, mark = self._produced
+            if self._restarts.num_in_a_row:
+                self._restarts.progress()
+            num_delivered = self._num_delivered + 1
+            # What follows from the mark is mostly worked out when it is asked for.
+            base, next_kept = self._base, self._next_kept
+            last: Mark | None = mark
+            if mark.ends or mark.offset >= next_kept or mark.shard != base.shard:
+                base, last = self._behind(mark, num_delivered), None
+                next_kept = base.trail.next_kept
+                self._reach(mark)
         except StopIteration:
             self._is_over = True
             self._stand_at(Place(self._epoch + 1))
@@ -143,17 +156,12 @@ class FedLoader(ABC, Generic[T_co]):
         except Exception as error:
             self._fail(error)
             raise
-        microbatch: T_co = produced[0]
-        mark = produced[1]
         # No call between these: an interrupt finds all of them done, or none.
-        self._num_delivered += 1
+        self._produced = None
+        self._num_delivered = num_delivered
         self._has_delivered = True
-        self._mark = mark  # what follows from it is made when asked for
-        if self._restarts.num_in_a_row:
-            self._restarts.progress()
-        if mark.ends or mark.offset >= self._next_kept or mark.shard != self._base.shard:
-            self._pass(mark)
-        return microbatch
+        self._base, self._mark, self._next_kept = base, last, next_kept
+        return microbatch  # type: ignore[no-any-return]
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next microbatch stands, in plain types under fixed keys. Starts nothing."""
@@ -195,6 +203,9 @@ class FedLoader(ABC, Generic[T_co]):
         """Stop the producer: the training loop has failed."""
         del exception
         self.teardown()
+
+    def _reach(self, mark: Mark) -> None:
+        """Called where the place behind a microbatch is worked out; perhaps again, for the same."""
 
     def _resume_at(self, place: Place, described: Description) -> None:
         """Make the next microbatch the one at ``place``."""
@@ -240,6 +251,7 @@ class FedLoader(ABC, Generic[T_co]):
         if self._prepared != place.epoch:
             self._current.leave()
         self._prepared = None
+        self._produced = None
         self._num_before = place.microbatch
         self._num_delivered = 0
         self._has_delivered = False
@@ -248,22 +260,18 @@ class FedLoader(ABC, Generic[T_co]):
 
     @property
     def _place(self) -> Place:
-        return self._base if self._mark is None else self._behind(self._mark)
+        return self._base if self._mark is None else self._behind(self._mark, self._num_delivered)
 
     def _stand_at(self, place: Place) -> None:
         self._base = place
         self._mark = None
         self._next_kept = place.trail.next_kept
 
-    def _pass(self, mark: Mark) -> None:
-        """Move the place behind a microbatch."""
-        self._stand_at(self._behind(mark))
-
-    def _behind(self, mark: Mark) -> Place:
-        """The place behind the last microbatch, whose mark this is."""
+    def _behind(self, mark: Mark, num_delivered: int) -> Place:
+        """The place behind a microbatch, whose mark this is, and the number since the beginning."""
         if mark.ends is Ends.EPOCH:
             return Place(self._epoch + 1)
-        microbatch = self._num_before + self._num_delivered
+        microbatch = self._num_before + num_delivered
         if mark.ends is Ends.SHARD:
             return Place(self._epoch, microbatch, mark.shard + 1)
         trail = self._base.trail if self._base.shard == mark.shard else NO_TRAIL
@@ -342,6 +350,7 @@ class FedLoader(ABC, Generic[T_co]):
 
     def _stop_feed(self) -> None:
         self._prepared = None
+        self._produced = None
         self._current.stop()
 
     def _fail(self, error: Exception) -> None:

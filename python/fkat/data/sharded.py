@@ -241,8 +241,7 @@ class ShardedDataLoader(FedLoader[T_co]):
         self._first_shard = 0 if loaded is None else loaded.num_finished_shards(self._sampler)
         self._num_shards: int | None = None  # of this rank, in this epoch
 
-    def _pass(self, mark: Mark) -> None:
-        super()._pass(mark)
+    def _reach(self, mark: Mark) -> None:
         shard = self._first_shard + mark.shard
         if shard != self._sampler.index - self._num_shard_prefetches:
             self._move_sampler(shard)

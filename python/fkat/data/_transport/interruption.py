@@ -6,7 +6,7 @@ note, such as Lightning's for SIGTERM, would be heeded when the microbatch is th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
 
 ASKED_EVERY_S = 0.05
@@ -28,6 +28,7 @@ class asking:  # noqa: N801 (a context manager, as those of contextlib)
 
     def __exit__(self, *_: object) -> None:
         _check.reset(self._token)
+        del self._token  # can be neither copied nor pickled
 
 
 def ask() -> None:
@@ -36,15 +37,8 @@ def ask() -> None:
         check()
 
 
-def slices(timeout_s: float | None) -> Iterator[float | None]:
-    """The parts of a wait: after each the check is asked. One, the whole, if nobody asks.
-
-    The last one ends with the wait; without a timeout there is always another.
-    """
-    check = _check.get()
-    left_s = timeout_s
-    while check is not None and (left_s is None or left_s > ASKED_EVERY_S):
-        yield ASKED_EVERY_S
-        check()
-        left_s = left_s and left_s - ASKED_EVERY_S
-    yield left_s
+def slice_of(timeout_s: float | None) -> float | None:
+    """How much of a wait may pass before the check is asked; all of it where nobody asks."""
+    if _check.get() is None or (timeout_s is not None and timeout_s <= ASKED_EVERY_S):
+        return timeout_s
+    return ASKED_EVERY_S

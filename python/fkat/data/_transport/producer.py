@@ -86,8 +86,8 @@ def _give_way_to_trainer() -> None:
     # machine an idle core does not look so) and would run there at once, until the next microbatch
     # is made: a millisecond or more in which the trainer stands still. A batch task waits until the
     # trainer sleeps, or until another core takes it.
-    if os.sched_getscheduler(0) == os.SCHED_OTHER:
-        with suppress(OSError):  # a container may forbid it: then as before
+    with suppress(OSError):  # a container may forbid it: then as before
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 

@@ -16,9 +16,8 @@ import torch
 from fkat.data import _core
 from fkat.data._device import cuda
 from fkat.data._source.note import Delivered, Produced
-from fkat.data._transport import process_limits, stall, users_frame
+from fkat.data._transport import interruption, process_limits, stall, users_frame
 from fkat.data._transport.feed import LoaderStats
-from fkat.data._transport.interruption import slices
 from fkat.data._transport.producer_process import ProducerProcess
 from fkat.data._transport.reader import Arrival, Arrived, HostReader, Reader, moved
 from fkat.data._transport.remote_error import load_error
@@ -162,7 +161,7 @@ class ProducerFeed:
             if self._left:
                 produced, nbytes, is_copy = self._left[0].deliver()
                 produced = moved(produced, device)  # may lack memory: removed only after it
-                self._left.popleft()
+                del self._left[0]
             else:
                 arrived = self._reader.next_if_ready(number) or self._wait(timeout_s, number)
                 if arrived is None:
@@ -179,11 +178,15 @@ class ProducerFeed:
         return produced
 
     def _wait(self, timeout_s: float | None, number: int) -> Arrived | None:
-        for slice_s in slices(timeout_s) if timeout_s != 0 else ():
+        while timeout_s != 0:
+            slice_s = interruption.slice_of(timeout_s)
             try:
                 return self._reader.next(slice_s, number)
             except _core.DeadlinePassedError:
-                continue
+                if slice_s == timeout_s:
+                    break
+            interruption.ask()
+            timeout_s = timeout_s and timeout_s - interruption.ASKED_EVERY_S
         return None
 
     @staticmethod

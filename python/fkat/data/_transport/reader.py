@@ -95,28 +95,30 @@ class HostReader:
     def __init__(self, consumer: _core.Consumer, device: torch.device | None) -> None:
         self._consumer = consumer
         self._device = device
-        self._held: Any = None  # read, but there was no memory for it on the device
+        # What was read and not delivered: an interrupt came between, or there was no memory for it
+        # on the device. Never more than one.
+        self._queue: deque[Any] = deque()
 
     def next(self, timeout_s: float | None, number: int) -> Arrived:
-        if self._held is None:
-            self._held = self._consumer.acquire(timeout_s)
-        arrived = deliver(self._held, self._device)  # may lack memory: held until it is done
-        self._held = None
+        if not self._queue:
+            self._consumer.acquire(timeout_s, self._queue.append)
+        arrived = deliver(self._queue[0], self._device)
+        del self._queue[0]  # not popleft(): Python looks at signals behind each call
         return arrived
 
     def next_if_ready(self, number: int) -> Arrived | None:
-        if self._held is None:
-            self._held = self._consumer.try_acquire()
-        return None if self._held is None else self.next(None, number)
+        if not self._queue:
+            self._consumer.try_acquire(self._queue.append)
+        return self.next(None, number) if self._queue else None
 
     def share(self, num_rings: int) -> None:
         """Nothing is read ahead here."""
 
     def drop(self) -> None:
-        self._held = None
+        self._queue.clear()
 
     def close(self) -> deque[Arrival]:
-        left: deque[Arrival] = deque([] if self._held is None else [Held(self._held)])
+        left: deque[Arrival] = deque(map(Held, self._queue))
         self.drop()
         return left
 

@@ -113,7 +113,7 @@ class StagedReader:
         self._start(0)
         self._fill()
         arrived: Arrived = self._queue[0].deliver()
-        self._queue.popleft()
+        del self._queue[0]  # not popleft(): Python looks at signals behind each call
         return arrived
 
     def _fill(self) -> None:

@@ -47,6 +47,7 @@ class WorkerFeed:
         self._dealing = dealing
         self._turns: Turns | None = None  # while that is not known
         self._whose_turn = 0
+        self._untaken: Delivered | None = None  # read; an interrupt finds it here
         self._epoch = 0
 
     @property
@@ -56,6 +57,7 @@ class WorkerFeed:
 
     def begin_pass(self, epoch: int, start: int = 0) -> None:
         self._epoch = epoch
+        self._untaken = None
         self._turns = None if self._dealing is None else self._turns_of(self._dealing)
         for feed in self._feeds:
             feed.begin_pass(epoch, start)
@@ -65,11 +67,16 @@ class WorkerFeed:
         if self._dealing is None or len(self._feeds) != self._dealing.num_workers:
             self._open_missing(device)  # of which an interrupt has kept us
         while True:
+            if self._untaken is not None and self._turns is not None:
+                return self._take(self._untaken, self._turns, number)
             try:
                 produced = self._read(device, number)
             except StopIteration:
                 if self._turns is None or self._turns.end(self._whose_turn):
                     raise
+                continue
+            if type(produced) is Delivered and self._turns is not None:
+                self._untaken = produced
                 continue
             if type(produced) is Described:
                 self._agree_on(produced.dealing)
@@ -78,10 +85,6 @@ class WorkerFeed:
                 # How many there are was lost to an interrupt: from the start.
                 self.begin_pass(self._epoch)
                 continue
-            elif type(produced) is Delivered:
-                mark = self._turns.take(self._whose_turn, number, produced.mark)
-                if mark is not produced.mark:
-                    produced = Delivered(produced.microbatch, mark)
             return produced
 
     def replace(self, work: LoaderWork, goes_on: bool) -> None:
@@ -102,6 +105,11 @@ class WorkerFeed:
 
     def stop(self) -> None:
         stop_all(self._feeds)
+
+    def _take(self, produced: Delivered, turns: Turns, number: int) -> Delivered:
+        mark = turns.take(self._whose_turn, number, produced.mark)
+        self._untaken = None
+        return produced if mark is produced.mark else Delivered(produced.microbatch, mark)
 
     def _read(self, device: torch.device | None, number: int) -> Produced:
         workers = (0,) if self._turns is None else self._turns.waited_for(number)
