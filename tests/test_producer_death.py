@@ -292,7 +292,7 @@ def with_a_child_of_its_own(folder: Path) -> DataLoader:
     while not (folder / "began").exists():
         time.sleep(0.01)
     (folder / "pid").write_text(str(child.pid))
-    return DataLoader(range(8), batch_size=1)
+    return DataLoader(range(100_000), batch_size=1)  # more than fit into the ring
 
 
 def test_what_user_code_has_spawned_ends_with_the_producer(tmp_path, wait_until, is_alive):

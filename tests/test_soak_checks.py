@@ -22,6 +22,8 @@ from soak.payload import EPOCH_LENGTH, Payloads, Shape, Where
 from soak.stream import OutOfStepError, Stream
 from soak.subjects import Subject
 
+pytestmark = pytest.mark.alone  # whose a file in /dev/shm is cannot be told
+
 SHAPE = Shape(max_words=5000, max_pause_s=0.0)
 
 
