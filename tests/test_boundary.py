@@ -244,6 +244,26 @@ def test_a_wait_past_its_deadline_is_a_timeout_error():
         consumer.acquire(0.01)
 
 
+def test_what_a_wait_asks_ends_it_and_the_next_one_has_the_microbatch():
+    ring = _core.Ring.create(2, 1 << 20)
+    producer, consumer = _core.Producer(ring, 1 << 20), _core.Consumer(ring, 1, 1)
+    consumer.begin_pass(0)
+    kept, asked = [], []
+
+    def ask():
+        asked.append(len(kept))
+        if len(asked) == 2:
+            raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        consumer.acquire(None, kept.append, ask)
+    assert asked == [0, 0]
+    producer.publish(producer.await_pass(0), 0, *encode("late"))
+    assert consumer.acquire(None, kept.append, ask).position == 0
+    assert asked == [0, 0]  # not where nothing has to be waited for
+    assert len(kept) == 1
+
+
 def test_a_dead_producer_is_told_apart_from_a_slow_one():
     consumer = _core.Consumer(_core.Ring.create(2, 4096), 1, 1)
     process = FORK.Process(target=int)

@@ -31,7 +31,12 @@ class ForeignLoad:
         self._start_s = time.perf_counter()
         self._start_foreign_s = _busy_s() - _own_s()
 
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since its creation."""
+        return time.perf_counter() - self._start_s
+
     def cores(self) -> float:
         """Mean number of cores that other programs kept busy, never below 0."""
         foreign_s = _busy_s() - _own_s() - self._start_foreign_s
-        return max(0.0, foreign_s / (time.perf_counter() - self._start_s))
+        return max(0.0, foreign_s / self.elapsed_s)

@@ -138,10 +138,13 @@ to shared memory only when it first sends it. One worker, 4 microbatches ahead, 
 
 * With two cores, wall time is about the larger of trainer and producer CPU, plus waking up.
 * Trainer CPU is what the training step loses even if data is always there in time. Of all the
-  columns it is the one that a busy GPU does not hide.
+  columns it is the one that a busy GPU does not hide. Here the trainer waits for each microbatch,
+  so being woken is part of it: fkat's once for each; SPDL's pool hands over five at a time and
+  wakes once for them (see its p99 wait).
 * The trainer does not read all the bytes. Reading a tensor of the DataLoader for the first time
   costs more than is shown (its mapping is fresh: a page fault every 4 KiB), one of fkat's does not.
-* Up to 1 MiB memcpy stays in the cache; at 64 MiB and more it is DRAM bandwidth.
+* Up to 1 MiB memcpy stays in the cache; at 64 MiB and more it is DRAM bandwidth. More than 100 % of
+  it: from 8 MiB on fkat writes past the caches, which numpy's copy does not at every size.
 
 Where it loses: **data that costs nothing to make.** No hand-off beats not handing over, see the
 plain loop. A producer process pays where making a microbatch costs the trainer more time than

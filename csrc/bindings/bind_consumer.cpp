@@ -64,9 +64,10 @@ class Reader {
     consumer_.begin_pass(epoch, start);
   }
 
-  py::object acquire(std::optional<double> timeout_s, const py::object& keep) {
+  py::object acquire(std::optional<double> timeout_s, const py::object& keep,
+                     const py::object& ask) {
     Acquired acquired;
-    wait_until(timeout_s, [&] { return try_take(acquired); });
+    wait_until(timeout_s, [&] { return try_take(acquired); }, ask);
     return kept(acquired.as_object(), keep);
   }
 
@@ -147,28 +148,27 @@ class Reader {
   }
 
   template <typename Ready>
-  void wait_until(std::optional<double> timeout_s, Ready ready) {
+  void wait_until(std::optional<double> timeout_s, Ready ready,
+                  const py::object& ask = py::none()) {
     using Clock = std::chrono::steady_clock;
     std::optional<Clock::time_point> deadline;
-    bool producer_has_exited = false;
-    wait_for([&] {
+    const auto attempt = [&] {
       const std::scoped_lock lock(mutex_);
-      // In this order: what a dying producer published last is delivered before its death is told.
       if (ready()) return true;
-      if (producer_has_exited) throw PeerExited{};
       Clock::duration slice = kSlice;
       if (timeout_s) {
         const auto now = Clock::now();
-        if (!deadline) {
-          deadline = now + nanoseconds_of(*timeout_s);
-        } else if (now >= *deadline) {
-          throw DeadlinePassed{*timeout_s};
-        }
+        if (!deadline) deadline = now + nanoseconds_of(*timeout_s);
+        if (now >= *deadline) throw DeadlinePassed{*timeout_s};
         slice = std::min(slice, *deadline - now);
       }
-      producer_has_exited = consumer_.wait(slice, producer_);
+      const bool producer_has_exited = consumer_.wait(slice, producer_);
+      // In this order: what a dying producer published last is delivered before its death is told.
+      if (ready()) return true;
+      if (producer_has_exited) throw PeerExited{};
       return false;
-    });
+    };
+    wait_for(attempt, ask);
   }
 
   mutable std::mutex mutex_;
@@ -213,7 +213,9 @@ void bind_consumer(py::module_& module) {
            "The window is that of so many rings together, which are read in turn.")
       .def("begin_pass", &Reader::begin_pass, py::arg("epoch"), py::arg("start") = 0)
       .def("acquire", &Reader::acquire, py::arg("timeout_s") = py::none(),
-           py::arg("keep") = py::none(), "Wait for the next record of the pass.")
+           py::arg("keep") = py::none(), py::arg("ask") = py::none(),
+           "Wait for the next record of the pass. `ask` is called behind signals, and several "
+           "times a second: what it raises ends the wait.")
       .def("try_acquire", &Reader::try_acquire, py::arg("keep") = py::none(),
            "The next record of the pass if it is there, else None. Asks for nothing.")
       .def_static("wait_any", &Reader::wait_any, py::arg("consumers"), py::arg("timeout_s"),

@@ -37,15 +37,17 @@ class WithoutGil {
 };
 
 // Calls `attempt` (without the GIL) until it returns true. Between calls Python signal handlers
-// run: what they raise, such as KeyboardInterrupt, ends the wait.
+// run, and then `ask` is called unless it is None: what they raise, such as KeyboardInterrupt, ends
+// the wait.
 template <typename Attempt>
-void wait_for(Attempt attempt) {
+void wait_for(Attempt attempt, const pybind11::object& ask = pybind11::none()) {
   while (true) {
     {
       const WithoutGil no_gil;
       if (attempt()) return;
     }
     if (PyErr_CheckSignals() != 0) throw pybind11::error_already_set();
+    if (!ask.is_none()) ask();
   }
 }
 

@@ -137,6 +137,7 @@ class Consumer:
         self,
         timeout_s: float | None = None,
         keep: Callable[[Microbatch | EndOfPass | ProducerError], object] | None = None,
+        ask: Callable[[], object] | None = None,
     ) -> Microbatch | EndOfPass | ProducerError: ...
     def try_acquire(
         self, keep: Callable[[Microbatch | EndOfPass | ProducerError], object] | None = None

@@ -16,8 +16,8 @@ from fkat.data._current_feed import CurrentFeed
 from fkat.data._options import ring_options
 from fkat.data._place import Place
 from fkat.data._restarts import Restarts
-from fkat.data._source.fingerprint import NO_TRAIL, Description
-from fkat.data._source.note import Delivered, Described, Ends, Event, Mark, Notice
+from fkat.data._source.fingerprint import Description
+from fkat.data._source.note import Delivered, Described, Event, Mark, Notice
 from fkat.data._transport.feed import Feed, LoaderStats
 from fkat.data._transport.work import Work
 from fkat.data.errors import CorruptSegmentError, DeviceError, ProducerDiedError, StalledError
@@ -146,7 +146,7 @@ class FedLoader(ABC, Generic[T_co]):
             base, next_kept = self._base, self._next_kept
             last: Mark | None = mark
             if mark.ends or mark.offset >= next_kept or mark.shard != base.shard:
-                base, last = self._behind(mark, num_delivered), None
+                base, last = base.behind(mark, self._num_before + num_delivered), None
                 next_kept = base.trail.next_kept
                 self._reach(mark)
         except StopIteration:
@@ -260,23 +260,14 @@ class FedLoader(ABC, Generic[T_co]):
 
     @property
     def _place(self) -> Place:
-        return self._base if self._mark is None else self._behind(self._mark, self._num_delivered)
+        if self._mark is None:
+            return self._base
+        return self._base.behind(self._mark, self._num_before + self._num_delivered)
 
     def _stand_at(self, place: Place) -> None:
         self._base = place
         self._mark = None
         self._next_kept = place.trail.next_kept
-
-    def _behind(self, mark: Mark, num_delivered: int) -> Place:
-        """The place behind a microbatch, whose mark this is, and the number since the beginning."""
-        if mark.ends is Ends.EPOCH:
-            return Place(self._epoch + 1)
-        microbatch = self._num_before + num_delivered
-        if mark.ends is Ends.SHARD:
-            return Place(self._epoch, microbatch, mark.shard + 1)
-        trail = self._base.trail if self._base.shard == mark.shard else NO_TRAIL
-        trail = trail.then(mark)
-        return Place(self._epoch, microbatch, mark.shard, trail, mark.inner, mark.workers)
 
     def _take_note(self, event: Event) -> None:
         if isinstance(event, Notice):
@@ -290,7 +281,7 @@ class FedLoader(ABC, Generic[T_co]):
     def _next_produced(self) -> Delivered:
         while True:
             try:
-                feed = self._current_feed()
+                feed = self._current.enter(self._epoch, self._open_feed, self._present)
                 number = self._num_before + self._num_delivered
                 while type(produced := feed.next(self._device, number)) is not Delivered:
                     self._take_note(produced)  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fkat.data._source.fingerprint import NO_TRAIL, Trail
-from fkat.data._source.note import WorkerPlace
+from fkat.data._source.note import Ends, Mark, WorkerPlace
 
 
 class Place(NamedTuple):
@@ -26,3 +26,17 @@ class Place(NamedTuple):
     trail: Trail = NO_TRAIL
     inner: bytes = b""
     workers: tuple[WorkerPlace, ...] = ()
+
+    def behind(self, mark: Mark, microbatch: int) -> Place:
+        """The place behind a later microbatch of this epoch.
+
+        Args:
+            mark: Of that microbatch, with none before it that the trail has to keep.
+            microbatch: Its number, counted from 1.
+        """
+        if mark.ends is Ends.EPOCH:
+            return Place(self.epoch + 1)
+        if mark.ends is Ends.SHARD:
+            return Place(self.epoch, microbatch, mark.shard + 1)
+        trail = (self.trail if self.shard == mark.shard else NO_TRAIL).then(mark)
+        return Place(self.epoch, microbatch, mark.shard, trail, mark.inner, mark.workers)

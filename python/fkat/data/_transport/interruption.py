@@ -13,6 +13,9 @@ ASKED_EVERY_S = 0.05
 
 _check: ContextVar[Callable[[], None] | None] = ContextVar("fkat.data interruption", default=None)
 
+asked: Callable[[], Callable[[], None] | None] = _check.get
+"""The check of this thread; None if it has none."""
+
 
 class asking:  # noqa: N801 (a context manager, as those of contextlib)
     """Let ``check`` raise what ends a wait of this thread. Nothing is lost by it.
@@ -33,12 +36,5 @@ class asking:  # noqa: N801 (a context manager, as those of contextlib)
 
 def ask() -> None:
     """Let the check of this thread end the wait, if it has one."""
-    if (check := _check.get()) is not None:
+    if (check := asked()) is not None:
         check()
-
-
-def slice_of(timeout_s: float | None) -> float | None:
-    """How much of a wait may pass before the check is asked; all of it where nobody asks."""
-    if _check.get() is None or (timeout_s is not None and timeout_s <= ASKED_EVERY_S):
-        return timeout_s
-    return ASKED_EVERY_S

@@ -16,10 +16,10 @@ import torch
 from fkat.data import _core
 from fkat.data._device import cuda
 from fkat.data._source.note import Delivered, Produced
-from fkat.data._transport import interruption, process_limits, stall, users_frame
+from fkat.data._transport import process_limits, stall, users_frame
 from fkat.data._transport.feed import LoaderStats
 from fkat.data._transport.producer_process import ProducerProcess
-from fkat.data._transport.reader import Arrival, Arrived, HostReader, Reader, moved
+from fkat.data._transport.reader import Arrival, HostReader, Reader, moved
 from fkat.data._transport.remote_error import load_error
 from fkat.data._transport.staged_reader import StagedReader, can_stage
 from fkat.data._transport.work import Work
@@ -162,11 +162,14 @@ class ProducerFeed:
                 produced, nbytes, is_copy = self._left[0].deliver()
                 produced = moved(produced, device)  # may lack memory: removed only after it
                 del self._left[0]
-            else:
-                arrived = self._reader.next_if_ready(number) or self._wait(timeout_s, number)
-                if arrived is None:
-                    return None
+            elif timeout_s != 0:
+                produced, nbytes, is_copy = self._reader.next(timeout_s, number)
+            elif (arrived := self._reader.next_if_ready(number)) is not None:
                 produced, nbytes, is_copy = arrived
+            else:
+                return None
+        except _core.DeadlinePassedError:
+            return None
         except _core.ProducerExitedError:
             raise self._gone() from None
         if type(produced) is Delivered:
@@ -176,18 +179,6 @@ class ProducerFeed:
             if is_copy and not self._has_warned:
                 self._warn_of_copies()
         return produced
-
-    def _wait(self, timeout_s: float | None, number: int) -> Arrived | None:
-        while timeout_s != 0:
-            slice_s = interruption.slice_of(timeout_s)
-            try:
-                return self._reader.next(slice_s, number)
-            except _core.DeadlinePassedError:
-                if slice_s == timeout_s:
-                    break
-            interruption.ask()
-            timeout_s = timeout_s and timeout_s - interruption.ASKED_EVERY_S
-        return None
 
     @staticmethod
     def wait_any(feeds: Sequence[ProducerFeed], timeout_s: float) -> int | None:

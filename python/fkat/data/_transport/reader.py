@@ -10,6 +10,7 @@ import torch
 
 from fkat.data import _core
 from fkat.data._source.note import Delivered, Produced
+from fkat.data._transport import interruption
 from fkat.data._transport.codec import asarray, move
 from fkat.data._transport.dtypes import from_dlpack
 from fkat.data._transport.record import unpack
@@ -101,15 +102,15 @@ class HostReader:
 
     def next(self, timeout_s: float | None, number: int) -> Arrived:
         if not self._queue:
-            self._consumer.acquire(timeout_s, self._queue.append)
+            self._consumer.acquire(timeout_s, self._queue.append, interruption.asked())
         arrived = deliver(self._queue[0], self._device)
         del self._queue[0]  # not popleft(): Python looks at signals behind each call
         return arrived
 
     def next_if_ready(self, number: int) -> Arrived | None:
-        if not self._queue:
-            self._consumer.try_acquire(self._queue.append)
-        return self.next(None, number) if self._queue else None
+        if not self._queue and self._consumer.try_acquire(self._queue.append) is None:
+            return None
+        return self.next(None, number)
 
     def share(self, num_rings: int) -> None:
         """Nothing is read ahead here."""

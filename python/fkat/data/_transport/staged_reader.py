@@ -14,6 +14,7 @@ import torch
 
 from fkat.data import _core
 from fkat.data._device.cuda import CudaMemory
+from fkat.data._transport import interruption
 from fkat.data._transport.codec import asarray
 from fkat.data._transport.reader import Arrival, Arrived, Held, end_of
 from fkat.data._transport.record import is_event, unpack
@@ -75,7 +76,7 @@ class StagedReader:
         # and each step may be taken again.
         self._make_room()
         if not self._queue:
-            self._consumer.acquire(timeout_s, self._queue.append)
+            self._consumer.acquire(timeout_s, self._queue.append, interruption.asked())
         return self._deliver()
 
     def next_if_ready(self, number: int) -> Arrived | None:

@@ -67,23 +67,33 @@ class WorkerFeed:
         if self._dealing is None or len(self._feeds) != self._dealing.num_workers:
             self._open_missing(device)  # of which an interrupt has kept us
         while True:
-            if self._untaken is not None and self._turns is not None:
-                return self._take(self._untaken, self._turns, number)
+            turns, untaken = self._turns, self._untaken
+            if turns is not None and untaken is not None:
+                mark = turns.take(self._whose_turn, number, untaken.mark)
+                self._untaken = None
+                return untaken if mark is untaken.mark else Delivered(untaken.microbatch, mark)
+            workers = (0,) if turns is None else turns.waited_for(number)
+            if not workers:
+                raise StopIteration
+            self._whose_turn = workers[0]
             try:
-                produced = self._read(device, number)
+                if len(workers) == 1:
+                    produced = self._feeds[self._whose_turn].next(device, number)
+                else:
+                    produced = self._first_ready(tuple(workers), device, number)
             except StopIteration:
-                if self._turns is None or self._turns.end(self._whose_turn):
+                if turns is None or turns.end(self._whose_turn):
                     raise
-                continue
-            if type(produced) is Delivered and self._turns is not None:
-                self._untaken = produced
                 continue
             if type(produced) is Described:
                 self._agree_on(produced.dealing)
                 self._open_missing(device)
-            elif self._turns is None:
+            elif turns is None:
                 # How many there are was lost to an interrupt: from the start.
                 self.begin_pass(self._epoch)
+                continue
+            elif type(produced) is Delivered:
+                self._untaken = produced
                 continue
             return produced
 
@@ -105,20 +115,6 @@ class WorkerFeed:
 
     def stop(self) -> None:
         stop_all(self._feeds)
-
-    def _take(self, produced: Delivered, turns: Turns, number: int) -> Delivered:
-        mark = turns.take(self._whose_turn, number, produced.mark)
-        self._untaken = None
-        return produced if mark is produced.mark else Delivered(produced.microbatch, mark)
-
-    def _read(self, device: torch.device | None, number: int) -> Produced:
-        workers = (0,) if self._turns is None else self._turns.waited_for(number)
-        if not workers:
-            raise StopIteration
-        self._whose_turn = workers[0]
-        if len(workers) == 1:
-            return self._feeds[self._whose_turn].next(device, number)
-        return self._first_ready(tuple(workers), device, number)
 
     def _first_ready(
         self, workers: Sequence[int], device: torch.device | None, number: int
