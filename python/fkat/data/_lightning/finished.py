@@ -55,6 +55,7 @@ class Finished:
         self._base = _lightning.num_finished(trainer)
         self._pass: Iterator[Any] | None = None
         self._before: deque[Callable[[], dict[str, Any]]] = deque(maxlen=_MAX_AHEAD)
+        self._fetched_at: Callable[[], dict[str, Any]] | None = None  # by a fetch under way
         self._num_delivered = 0
         self._is_exhausted = False
         self._has_counted = False
@@ -81,11 +82,12 @@ class Finished:
         if self._pass is None:
             self._pass = iter(self.loader)
         self._num_finished()  # sees every count, so as to know a wrong one
-        before = self.loader.snapshot()
+        before = self._fetched_at = self.loader.snapshot()
         try:
             with _lightning.profiler(self.trainer).profile(self._action), self._asking:
                 microbatch = next(self._pass)
         except StopIteration:
+            self._fetched_at = None
             self._is_exhausted = True
             self.prepare()
             raise
@@ -94,8 +96,10 @@ class Finished:
             if _lightning.was_told_to_stop(self.trainer):
                 raise SIGTERMException from error
             raise
-        self._before.append(before)
+        # No call before the last of these: an interrupt finds all of them done, or none.
         self._num_delivered += 1
+        self._fetched_at = None
+        self._before.append(before)
         self.prepare()
         return microbatch
 
@@ -139,8 +143,11 @@ class Finished:
         )
         if num_finished > 0 and is_over:
             memory = self.loader.snapshot(next_epoch=True)
+        elif num_ahead:
+            memory = self._before[-num_ahead]
         else:
-            memory = self._before[-num_ahead] if num_ahead else self.loader.snapshot()
+            # What an interrupted fetch may have taken from the loader, the trainer never got.
+            memory = self._fetched_at or self.loader.snapshot()
         state: dict[str, Any] = memory()
         return state
 
@@ -166,6 +173,7 @@ class Finished:
     def _begin_pass(self) -> None:
         self._pass = None
         self._before.clear()
+        self._fetched_at = None
         self._num_delivered = 0
         self._is_exhausted = False
         self._has_counted = False
