@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from fkat.data import ShmDataLoader
+from fkat.data import DictDataLoader, ShmDataLoader
+from fkat.data.samplers.strategies import Weighted
 
-LENGTH = 100_000
+LENGTH = 10_000
 MOST_PLACES = 500  # of one next(): there are fewer than 100
 
 
@@ -29,6 +30,21 @@ def numbers():
 
 def loader_of(num_workers):
     return DataLoader(range(LENGTH), batch_size=None, num_workers=num_workers)
+
+
+def named():
+    return ({"x": number} for number in numbers())
+
+
+def open_one(factory, multiprocessing):
+    return ShmDataLoader(
+        0, factory, 2, multiprocessing=multiprocessing, multiprocessing_context="fork"
+    )
+
+
+def open_mixture(multiprocessing):
+    children = {name: open_one(named, multiprocessing) for name in "ab"}
+    return DictDataLoader({**children, "c": list(named())}, Weighted({"a": 3, "b": 1, "c": 1}))
 
 
 def next_interrupted_at(loader, place):
@@ -52,28 +68,30 @@ def next_interrupted_at(loader, place):
 
 
 @pytest.mark.parametrize(
-    "factory",
-    [numbers, partial(loader_of, 1), partial(loader_of, 2)],
-    ids=["iterable", "one worker", "two workers"],
+    "open_loader",
+    [
+        partial(open_one, numbers),
+        partial(open_one, partial(loader_of, 1)),
+        partial(open_one, partial(loader_of, 2)),
+        open_mixture,
+    ],
+    ids=["iterable", "one worker", "two workers", "mixture"],
 )
-def test_nothing_is_lost_or_repeated(factory):
-    loader = ShmDataLoader(0, factory, 2, multiprocessing_context="fork")
-    expected = 100  # the place is worked out at powers of two, of which some come
-    for _ in range(expected):
-        next(loader)
+def test_nothing_is_lost_or_repeated_and_the_state_is_that_of_what_was_delivered(open_loader):
+    loader, undisturbed = open_loader(True), open_loader(False)
+    for _ in range(100):  # the place is worked out at powers of two, of which some come
+        assert next(loader) == next(undisturbed)
     num_interrupted = 0
     for place in range(MOST_PLACES):
         try:
-            got = int(next_interrupted_at(loader, place))
-            assert got == expected, place
-            expected += 1
+            assert next_interrupted_at(loader, place) == next(undisturbed), place
         except Interrupted:
             num_interrupted += 1
-        got = int(next(loader))
-        assert got == expected, place
-        expected += 1
+        assert loader.state_dict() == undisturbed.state_dict(), place
+        assert next(loader) == next(undisturbed), place
         if num_interrupted <= place - 3:
             break
     assert 20 < num_interrupted < MOST_PLACES - 3
-    assert loader.state_dict()["microbatch"] == expected
+    assert loader.state_dict() == undisturbed.state_dict()
     loader.teardown()
+    undisturbed.teardown()

@@ -112,6 +112,7 @@ class DictDataLoader:
             raise StopIteration
         try:
             turns = self._current_turns()
+            turns.position = self._draws  # an interrupt may have come behind a turn
             name, microbatch = turns.next_of(self._children)
             named: dict[str, Any] = with_name(microbatch, name, self._key)
         except StopIteration:
@@ -122,6 +123,8 @@ class DictDataLoader:
         except Exception:
             self._has_failed = True
             raise
+        self._children[name].take()
+        # No call between these: an interrupt finds all of them done, or none.
         self._draws = turns.position
         self._microbatch += 1
         self._has_delivered = True

@@ -8,6 +8,7 @@ is of the pass before, since in the present one it has delivered nothing.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,22 +36,28 @@ class Child(ABC):
         self._is_over = False
         self._goes_on = False  # the pass to begin is one that was loaded in its middle
         self._captured: Callable[[], Record] | None = None  # until it moves
+        self._fetched: deque[Any] = deque()  # what was read and not taken; never more than one
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        """Its next microbatch."""
+        """Its next microbatch: the same one until that is taken."""
         assert self._microbatches is not None
-        try:
-            microbatch = next(self._microbatches)
-        except StopIteration:
+        if not self._fetched:
+            self._fetch(self._microbatches)
+        if not self._fetched:
             self._is_over = True
             self._captured = None
-            raise
+            raise StopIteration
+        return self._fetched[0]
+
+    def take(self) -> None:
+        """Its microbatch is about to be delivered."""
+        # No call between these: an interrupt finds all of them done, or none.
         self._count += 1
         self._captured = None
-        return microbatch
+        del self._fetched[0]
 
     def restart(self, epoch: int) -> None:
         """Get ready for the first microbatch of ``epoch``."""
@@ -59,6 +66,7 @@ class Child(ABC):
         self._is_over = False
         self._goes_on = False
         self._captured = None
+        self._fetched.clear()
 
     def prepare(self) -> None:
         """Have the first microbatches made ahead, if the loader can do so without being read."""
@@ -124,6 +132,10 @@ class Child(ABC):
             return bool(record["count"] >= len(self.loader))
         except (TypeError, NotImplementedError):
             return False
+
+    def _fetch(self, microbatches: Iterator[Any]) -> None:
+        # One call from next() to here: an interrupt finds the microbatch here, or in the loader.
+        self._fetched.extend(map(next, (microbatches,)))
 
     @abstractmethod
     def _begin(self, epoch: int) -> Iterator[Any]: ...

@@ -30,6 +30,7 @@ class ResumableChild(Child):
     """A loader of this package: knows its epoch, and its state costs nothing until needed."""
 
     kind = dict
+    _epoch: int  # of the pass that was begun
 
     def restart(self, epoch: int) -> None:
         super().restart(epoch)
@@ -42,7 +43,12 @@ class ResumableChild(Child):
     def is_finished(self, record: Record) -> bool:
         return bool(record["is_over"])  # its len() would start a producer
 
+    def _fetch(self, microbatches: Iterator[Any]) -> None:
+        self.capture(self._epoch, leaves=False)  # the loader will stand behind what is not taken
+        super()._fetch(microbatches)
+
     def _begin(self, epoch: int) -> Iterator[Any]:
+        self._epoch = epoch
         # One that had no turn in the epoch before was loaded with that epoch.
         set_epoch_of(self.loader, epoch)
         microbatches: Iterator[Any] = iter(self.loader)
@@ -80,10 +86,10 @@ class StatefulChild(Child):
         self._kept: Callable[[], Record] | None = lambda: _record(0, False, None, is_before=True)
         self._is_put_inside = False  # a pass, and knows of no end of it
 
-    def __next__(self) -> Any:
+    def _fetch(self, microbatches: Iterator[Any]) -> None:
         self._kept = None
         self._is_put_inside = False
-        return super().__next__()
+        super()._fetch(microbatches)
 
     def restart(self, epoch: int) -> None:
         record = self._asked() if self._kept is None else self._kept
