@@ -6,6 +6,7 @@ one raise at every such place in turn, by way of a profile function, which runs 
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 
@@ -13,10 +14,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from fkat.data import DictDataLoader, ShmDataLoader
+from fkat.data import DictDataLoader, ShardedDataLoader, ShmDataLoader
 from fkat.data.samplers.strategies import Weighted
+from fkat.data.sharded import ShuffledShardSampler
+from tests.shards import ids_of, names_of
 
 LENGTH = 10_000
+NUM_SHARDS = 500
 MOST_PLACES = 500  # of one next(): there are fewer than 100
 
 
@@ -47,14 +51,32 @@ def open_mixture(multiprocessing):
     return DictDataLoader({**children, "c": list(named())}, Weighted({"a": 3, "b": 1, "c": 1}))
 
 
+def numbers_of(shard):
+    return map(torch.tensor, ids_of(shard))
+
+
+def open_shards(num_ahead, multiprocessing):
+    sampler = ShuffledShardSampler(names_of(NUM_SHARDS * [3]), seed=3)
+    return ShardedDataLoader(
+        0,
+        sampler,
+        numbers_of,
+        num_ahead,
+        2,
+        multiprocessing=multiprocessing,
+        multiprocessing_context="fork",
+    )
+
+
 def next_interrupted_at(loader, place):
-    """``next(loader)``, interrupted at that place; whether there is one."""
-    left, here = place, sys._getframe()
+    """``next(loader)``, interrupted at that place, if there is one."""
+    left, here, trainer = place, sys._getframe(), os.getpid()
 
     def profile(frame, event, argument):
         nonlocal left
         # Behind the last place the microbatch is the caller's.
-        if event in ("call", "c_return") and frame is not here:
+        is_place = event in ("call", "c_return") and frame is not here
+        if is_place and os.getpid() == trainer:
             if left == 0:
                 sys.setprofile(None)
                 raise Interrupted
@@ -67,16 +89,17 @@ def next_interrupted_at(loader, place):
         sys.setprofile(None)
 
 
-@pytest.mark.parametrize(
-    "open_loader",
-    [
-        partial(open_one, numbers),
-        partial(open_one, partial(loader_of, 1)),
-        partial(open_one, partial(loader_of, 2)),
-        open_mixture,
-    ],
-    ids=["iterable", "one worker", "two workers", "mixture"],
-)
+LOADERS = {
+    "iterable": partial(open_one, numbers),
+    "one worker": partial(open_one, partial(loader_of, 1)),
+    "two workers": partial(open_one, partial(loader_of, 2)),
+    "one shard": partial(open_shards, 0),
+    "three shards": partial(open_shards, 2),
+    "mixture": open_mixture,
+}
+
+
+@pytest.mark.parametrize("open_loader", LOADERS.values(), ids=LOADERS)
 def test_nothing_is_lost_or_repeated_and_the_state_is_that_of_what_was_delivered(open_loader):
     loader, undisturbed = open_loader(True), open_loader(False)
     for _ in range(100):  # the place is worked out at powers of two, of which some come
@@ -95,3 +118,23 @@ def test_nothing_is_lost_or_repeated_and_the_state_is_that_of_what_was_delivered
     assert loader.state_dict() == undisturbed.state_dict()
     loader.teardown()
     undisturbed.teardown()
+
+
+@pytest.mark.parametrize("kind", ["iterable", "one worker"])
+def test_nor_in_the_first_one(kind):
+    """Of two workers the second is forked in it, and an interrupt of a fork is Python's matter."""
+    open_loader, num_interrupted = LOADERS[kind], 0
+    for place in range(MOST_PLACES):
+        loader, undisturbed = open_loader(True), open_loader(False)
+        loader.prepare()
+        try:
+            assert next_interrupted_at(loader, place) == next(undisturbed), place
+        except Interrupted:
+            num_interrupted += 1
+            assert next(loader) == next(undisturbed), place
+        assert loader.state_dict() == undisturbed.state_dict(), place
+        loader.teardown()
+        undisturbed.teardown()
+        if num_interrupted <= place - 3:
+            break
+    assert 20 < num_interrupted < MOST_PLACES - 3

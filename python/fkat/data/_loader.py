@@ -79,6 +79,7 @@ class FedLoader(ABC, Generic[T_co]):
     _mark: Mark | None  # the mark behind the last microbatch, if that is later
     _next_kept: int  # the offset at which the trail must be worked out
     _produced: Delivered | None  # taken from the feed, not yet counted: an interrupt came between
+    _event: Event | None  # likewise, not yet heeded
     _num_before: int  # microbatches of this epoch before the producer began
     _num_delivered: int  # since then
     _has_delivered: bool  # anything, in this pass
@@ -252,6 +253,7 @@ class FedLoader(ABC, Generic[T_co]):
             self._current.leave()
         self._prepared = None
         self._produced = None
+        self._event = None
         self._num_before = place.microbatch
         self._num_delivered = 0
         self._has_delivered = False
@@ -281,11 +283,15 @@ class FedLoader(ABC, Generic[T_co]):
     def _next_produced(self) -> Delivered:
         while True:
             try:
+                if self._event is not None:
+                    self._take_note(self._event)
+                    self._event = None
                 feed = self._current.enter(self._epoch, self._open_feed, self._present)
-                number = self._num_before + self._num_delivered
-                while type(produced := feed.next(self._device, number)) is not Delivered:
-                    self._take_note(produced)  # type: ignore[arg-type]
-                return produced
+                match feed.next(self._device, self._num_before + self._num_delivered):
+                    case Delivered() as delivered:  # no call on its way: see __next__
+                        return delivered
+                    case event:
+                        self._event = event
             except ProducerDiedError as death:
                 self._replace_producer(death)
                 if self._is_over:  # it had published the last one
@@ -342,6 +348,7 @@ class FedLoader(ABC, Generic[T_co]):
     def _stop_feed(self) -> None:
         self._prepared = None
         self._produced = None
+        self._event = None
         self._current.stop()
 
     def _fail(self, error: Exception) -> None:

@@ -29,26 +29,32 @@ class ShardFeed:
         self._epoch = 0
         self._num_done = 0  # shards, in this pass
         self._is_at_end = False  # whether only the word is missing that one more is done
+        self._must_ask = False  # for the next shard
         self._num_skipped = 0
 
     def begin_pass(self, epoch: int, start: int = 0) -> None:
         self._epoch = epoch
         self._num_done = start
         self._is_at_end = False
+        self._must_ask = False
         for feed in self._feeds:
             feed.begin_pass(epoch, start)
 
     def next(self, device: torch.device | None, number: int) -> Produced:
+        if self._must_ask:
+            self._feeds[0].begin_pass(self._epoch, self._num_done)
+            self._must_ask = False
         # Whose turn it is: when that one has nothing left, neither have those after it.
         produced = self._feeds[self._whose_turn].next(device, number)
-        if type(produced) is Delivered:
-            self._is_at_end = produced.mark.ends is not Ends.NOTHING
-        elif type(produced) is ShardDone:
-            self._num_done += 1
-            self._is_at_end = False
-            self._num_skipped += produced.was_skipped
-            if self._is_lazy:
-                self._feeds[0].begin_pass(self._epoch, self._num_done)
+        # No call from here on: an interrupt would lose what was produced.
+        match produced:
+            case Delivered():
+                self._is_at_end = produced.mark.ends is not Ends.NOTHING
+            case ShardDone():
+                self._num_done += 1
+                self._is_at_end = False
+                self._num_skipped += produced.was_skipped
+                self._must_ask = self._is_lazy
         return produced
 
     def replace(self, work: ShardWork, goes_on: bool) -> None:
@@ -56,6 +62,7 @@ class ShardFeed:
         whose = self._whose_turn
         self._num_done += self._is_at_end
         self._is_at_end = False
+        self._must_ask = False
         if self._is_lazy:
             self._num_done = 0  # counted from where the new one begins
         feed = cast(ProcessFeed, self._feeds[whose])

@@ -172,12 +172,13 @@ class ProducerFeed:
             return None
         except _core.ProducerExitedError:
             raise self._gone() from None
-        if type(produced) is Delivered:
-            self._num_microbatches += 1
-            self._nbytes += nbytes
-            self._num_copies += is_copy
-            if is_copy and not self._has_warned:
-                self._warn_of_copies()
+        match produced:  # no call from here on: an interrupt would lose what was produced
+            case Delivered():
+                self._num_microbatches += 1
+                self._nbytes += nbytes
+                self._num_copies += is_copy
+                if is_copy and not self._has_warned:
+                    self._warn_of_copies()
         return produced
 
     @staticmethod

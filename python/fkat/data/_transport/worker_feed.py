@@ -85,17 +85,17 @@ class WorkerFeed:
                 if turns is None or turns.end(self._whose_turn):
                     raise
                 continue
-            if type(produced) is Described:
-                self._agree_on(produced.dealing)
-                self._open_missing(device)
-            elif turns is None:
-                # How many there are was lost to an interrupt: from the start.
-                self.begin_pass(self._epoch)
-                continue
-            elif type(produced) is Delivered:
-                self._untaken = produced
-                continue
-            return produced
+            match produced:  # no call before it is kept: an interrupt would lose it
+                case Delivered() if turns is not None:
+                    self._untaken = produced
+                case Described():
+                    self._agree_on(produced.dealing)  # the next call opens who is missing
+                    return produced
+                case _ if turns is None:
+                    # How many there are was lost to an interrupt: from the start.
+                    self.begin_pass(self._epoch)
+                case _:
+                    return produced
 
     def replace(self, work: LoaderWork, goes_on: bool) -> None:
         # Only whose turn it is was asked, so only that one is known to be dead: the others run on.
