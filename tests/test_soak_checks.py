@@ -11,10 +11,11 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fkat.data import _core
-from soak import left, trainers
+from soak import leaks, left, trainers
 from soak.counts import Counts
 from soak.deck import Deck
 from soak.leaks import Usage, look_for_leaks
@@ -143,6 +144,18 @@ def shm(tmp_path, monkeypatch) -> Path:
     """A folder in place of /dev/shm, where everybody on this machine makes files."""
     monkeypatch.setattr(left, "SHM", tmp_path)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def family(monkeypatch):
+    """This process and its own in place of the session, in which those of other tests may end."""
+
+    def living():
+        process = psutil.Process()
+        family = [process, *process.children(recursive=True)]
+        return frozenset(p.pid for p in family if p.status() != psutil.STATUS_ZOMBIE)
+
+    monkeypatch.setattr(leaks, "_session", living)
 
 
 def looked(before: Usage) -> Counts:
