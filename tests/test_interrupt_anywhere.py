@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from fkat.data import DictDataLoader, ShardedDataLoader, ShmDataLoader
 from fkat.data.samplers.strategies import Weighted
@@ -34,6 +34,18 @@ def numbers():
 
 def loader_of(num_workers):
     return DataLoader(range(LENGTH), batch_size=None, num_workers=num_workers)
+
+
+class Stream(IterableDataset):
+    """Its part of the numbers in each worker."""
+
+    def __iter__(self):
+        info = get_worker_info()
+        return iter(range(info.id, LENGTH, info.num_workers))
+
+
+def stream_of(num_workers):
+    return DataLoader(Stream(), batch_size=None, num_workers=num_workers)
 
 
 def named():
@@ -93,6 +105,7 @@ LOADERS = {
     "iterable": partial(open_one, numbers),
     "one worker": partial(open_one, partial(loader_of, 1)),
     "two workers": partial(open_one, partial(loader_of, 2)),
+    "a stream's two workers": partial(open_one, partial(stream_of, 2)),
     "one shard": partial(open_shards, 0),
     "three shards": partial(open_shards, 2),
     "mixture": open_mixture,
@@ -101,7 +114,7 @@ LOADERS = {
 
 @pytest.mark.parametrize("open_loader", LOADERS.values(), ids=LOADERS)
 def test_nothing_is_lost_or_repeated_and_the_state_is_that_of_what_was_delivered(open_loader):
-    loader, undisturbed = open_loader(True), open_loader(False)
+    loader, undisturbed = open_loader(True), open_loader(True)
     for _ in range(100):  # the place is worked out at powers of two, of which some come
         assert next(loader) == next(undisturbed)
     num_interrupted = 0
@@ -125,7 +138,7 @@ def test_nor_in_the_first_one(kind):
     """Of two workers the second is forked in it, and an interrupt of a fork is Python's matter."""
     open_loader, num_interrupted = LOADERS[kind], 0
     for place in range(MOST_PLACES):
-        loader, undisturbed = open_loader(True), open_loader(False)
+        loader, undisturbed = open_loader(True), open_loader(True)
         loader.prepare()
         try:
             assert next_interrupted_at(loader, place) == next(undisturbed), place

@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 
-from fkat.data._source.note import Dealing, Ends, Mark, WorkerPlace
+from fkat.data._source.note import Dealing, Delivered, Ends, Mark, WorkerPlace
 from fkat.data._transport.turns import ByCount
 
 MAP_STYLE = Dealing(2, in_order=False)
@@ -23,21 +23,25 @@ def nth(dealing, worker, number, ends=Ends.NOTHING):
     return Mark(0, position + 1, digest=100 + position, ends=ends, before=99 + position)
 
 
+def marked(mark):
+    return Delivered("a microbatch", mark)
+
+
 @pytest.mark.parametrize("dealing", [MAP_STYLE, STREAM], ids=["map-style", "iterable"])
 def test_one_that_was_lost_on_the_way_is_an_error(dealing):
     turns = ByCount(BEGINNING, dealing, 0)
-    turns.take(0, 0, nth(dealing, 0, 0))
+    turns.take(0, 0, marked(nth(dealing, 0, 0)))
     with pytest.raises(RuntimeError, match="not the one behind those that worker 0"):
-        turns.take(0, 1, nth(dealing, 0, 2))
+        turns.take(0, 1, marked(nth(dealing, 0, 2)))
 
 
 def test_indices_that_differ_are_seen_from_either_side():
     for first, second in ((0, 1), (1, 0)):
         turns = ByCount(BEGINNING, MAP_STYLE, 0)
-        turns.take(first, 0, nth(MAP_STYLE, first, 0))
+        turns.take(first, 0, marked(nth(MAP_STYLE, first, 0)))
         other = nth(MAP_STYLE, second, 0)._replace(before=7, digest=8)
         with pytest.raises(RuntimeError, match="drew other indices"):
-            turns.take(second, 1, other)
+            turns.take(second, 1, marked(other))
 
 
 def interrupted_at(line, call):
@@ -66,7 +70,7 @@ def test_an_interrupt_finds_it_counted_or_not(dealing, ends):
     for line in count():
         turns = ByCount(BEGINNING, dealing, 0)
         mark = nth(dealing, 0, 0, ends)
-        was_interrupted = interrupted_at(line, lambda t=turns, m=mark: t.take(0, 0, m))
+        was_interrupted = interrupted_at(line, lambda t=turns, m=mark: t.take(0, 0, marked(m)))
         places, queue = turns._at
         if places[0].num_delivered == 0:
             assert (places, queue) == (BEGINNING, [0, 1])

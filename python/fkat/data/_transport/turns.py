@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from fkat.data._source.note import Dealing, Ends, Mark, WorkerPlace
+from fkat.data._source.note import Dealing, Delivered, Ends, Mark, WorkerPlace
 
 _OTHER_INDICES = (
     "worker {} of {} drew other indices before microbatch {} of epoch {} than another worker: each "
@@ -20,8 +20,11 @@ class Turns(Protocol):
     def waited_for(self, number: int) -> Sequence[int]:
         """Workers that may deliver microbatch ``number``, the likeliest first; none at the end."""
 
-    def take(self, worker: int, number: int, mark: Mark) -> Mark:
-        """The place behind microbatch ``number``, which ``worker`` has delivered with this mark."""
+    def take(self, worker: int, number: int, delivered: Delivered) -> Delivered:
+        """Count microbatch ``number``, from ``worker``; it, marked with the place behind it.
+
+        An interrupt finds it counted, and then there is no call until the caller has it, or not.
+        """
 
     def end(self, worker: int) -> bool:
         """``worker`` has no more; whether so the pass is over."""
@@ -38,12 +41,13 @@ class ByNumber:
     def waited_for(self, number: int) -> Sequence[int]:
         return self._workers[number % len(self._workers)]
 
-    def take(self, worker: int, number: int, mark: Mark) -> Mark:
+    def take(self, worker: int, number: int, delivered: Delivered) -> Delivered:
+        mark = delivered.mark
         before, self._digest = self._digest, mark.digest
         if before is not None and before != mark.before:
             num_workers = len(self._workers)
             raise RuntimeError(_OTHER_INDICES.format(worker, num_workers, number, self._epoch))
-        return mark
+        return delivered
 
     def end(self, worker: int) -> bool:
         del worker
@@ -77,23 +81,29 @@ class ByCount:
             return (min(queue, key=lambda worker: (places[worker].num_delivered, worker)),)
         return queue
 
-    def take(self, worker: int, number: int, mark: Mark) -> Mark:
+    def take(self, worker: int, number: int, delivered: Delivered) -> Delivered:
+        mark = delivered.mark
         count = self._at.places[worker].num_delivered + 1
         self._check(worker, number, count, mark)
-        self._put(worker, WorkerPlace(count, mark.ends is Ends.EPOCH, mark.digest, mark.inner))
-        places, queue = self._at
-        num_delivered = sum(place.num_delivered for place in places)
-        return Mark(0, num_delivered, ends=Ends.NOTHING if queue else Ends.EPOCH, workers=places)
+        place = WorkerPlace(count, mark.ends is Ends.EPOCH, mark.digest, mark.inner)
+        behind = self._with(worker, place)
+        num_delivered = sum(place.num_delivered for place in behind.places)
+        ends = Ends.NOTHING if behind.queue else Ends.EPOCH
+        marked = Delivered(
+            delivered.microbatch, Mark(0, num_delivered, ends=ends, workers=behind.places)
+        )
+        self._at = behind
+        return marked
 
     def end(self, worker: int) -> bool:
-        self._put(worker, self._at.places[worker]._replace(has_ended=True))
+        self._at = self._with(worker, self._at.places[worker]._replace(has_ended=True))
         return not self._at.queue
 
-    def _put(self, worker: int, place: WorkerPlace) -> None:
+    def _with(self, worker: int, place: WorkerPlace) -> _Standing:
         places, queue = self._at
         others = [other for other in queue if other != worker]
         places = (*places[:worker], place, *places[worker + 1 :])
-        self._at = _standing([*others, worker], places)  # who delivered last is last
+        return _standing([*others, worker], places)  # who delivered last is last
 
     def _check(self, worker: int, number: int, count: int, mark: Mark) -> None:
         num_workers, is_by_number, _ = self._dealing

@@ -65,13 +65,13 @@ class WorkerFeed:
 
     def next(self, device: torch.device | None, number: int) -> Produced:
         if self._dealing is None or len(self._feeds) != self._dealing.num_workers:
-            self._open_missing(device)  # of which an interrupt has kept us
+            self._open_missing(device)
         while True:
             turns, untaken = self._turns, self._untaken
             if turns is not None and untaken is not None:
-                mark = turns.take(self._whose_turn, number, untaken.mark)
+                delivered = turns.take(self._whose_turn, number, untaken)
                 self._untaken = None
-                return untaken if mark is untaken.mark else Delivered(untaken.microbatch, mark)
+                return delivered
             workers = (0,) if turns is None else turns.waited_for(number)
             if not workers:
                 raise StopIteration
