@@ -157,6 +157,8 @@ class ProducerFeed:
         """As `next`, but None if nothing comes in that time; 0: if nothing is there."""
         if device != self._device:
             self._move_to(device)
+        if self._num_copies and not self._has_warned:
+            self._warn_of_copies()
         try:
             if self._left:
                 produced, nbytes, is_copy = self._left[0].deliver()
@@ -177,8 +179,6 @@ class ProducerFeed:
                 self._num_microbatches += 1
                 self._nbytes += nbytes
                 self._num_copies += is_copy
-                if is_copy and not self._has_warned:
-                    self._warn_of_copies()
         return produced
 
     @staticmethod
