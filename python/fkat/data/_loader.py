@@ -14,7 +14,7 @@ import torch
 from fkat.data import _arguments as arguments
 from fkat.data._current_feed import CurrentFeed
 from fkat.data._options import ring_options
-from fkat.data._place import Place
+from fkat.data._place import Place, Standing
 from fkat.data._restarts import Restarts
 from fkat.data._source.fingerprint import Description
 from fkat.data._source.note import Delivered, Described, Event, Mark, Notice
@@ -75,13 +75,9 @@ class FedLoader(ABC, Generic[T_co]):
         self._begin(Place(0))
 
     _epoch: int  # of the current pass; that of the place may be the next
-    _base: Place  # the present place, or the last one that was worked out
-    _mark: Mark | None  # the mark behind the last microbatch, if that is later
-    _next_kept: int  # the offset at which the trail must be worked out
+    _at: Standing
     _produced: Delivered | None  # taken from the feed, not yet counted: an interrupt came between
     _event: Event | None  # likewise, not yet heeded
-    _num_before: int  # microbatches of this epoch before the producer began
-    _num_delivered: int  # since then
     _has_delivered: bool  # anything, in this pass
     _is_over: bool  # the epoch's last microbatch was delivered
     _has_failed: bool
@@ -122,7 +118,7 @@ class FedLoader(ABC, Generic[T_co]):
         """
         if not self._multiprocessing:
             return
-        is_at_end = self._is_over or self._base.epoch != self._epoch
+        is_at_end = self._is_over or self._at.base.epoch != self._epoch
         if is_at_end or not self._has_delivered:
             with suppress(Exception):  # met again by next()
                 if is_at_end:
@@ -142,26 +138,20 @@ class FedLoader(ABC, Generic[T_co]):
             microbatch, mark = self._produced
             if self._restarts.num_in_a_row:
                 self._restarts.progress()
-            num_delivered = self._num_delivered + 1
-            # What follows from the mark is mostly worked out when it is asked for.
-            base, next_kept = self._base, self._next_kept
-            last: Mark | None = mark
-            if mark.ends or mark.offset >= next_kept or mark.shard != base.shard:
-                base, last = base.behind(mark, self._num_before + num_delivered), None
-                next_kept = base.trail.next_kept
+            at = self._at.behind(mark)
+            if at.mark is None:
                 self._reach(mark)
         except StopIteration:
             self._is_over = True
-            self._stand_at(Place(self._epoch + 1))
+            self._at = Standing.at(Place(self._epoch + 1))
             raise
         except Exception as error:
             self._fail(error)
             raise
         # No call between these: an interrupt finds all of them done, or none.
         self._produced = None
-        self._num_delivered = num_delivered
         self._has_delivered = True
-        self._base, self._mark, self._next_kept = base, last, next_kept
+        self._at = at
         return microbatch  # type: ignore[no-any-return]
 
     def state_dict(self) -> dict[str, Any]:
@@ -247,29 +237,20 @@ class FedLoader(ABC, Generic[T_co]):
 
     def _begin(self, place: Place) -> None:
         self._epoch = place.epoch
-        self._stand_at(place)
+        self._at = Standing.at(place)
         self._wanted_epoch = None
         if self._prepared != place.epoch:
             self._current.leave()
         self._prepared = None
         self._produced = None
         self._event = None
-        self._num_before = place.microbatch
-        self._num_delivered = 0
         self._has_delivered = False
         self._is_over = False
         self._has_failed = False
 
     @property
     def _place(self) -> Place:
-        if self._mark is None:
-            return self._base
-        return self._base.behind(self._mark, self._num_before + self._num_delivered)
-
-    def _stand_at(self, place: Place) -> None:
-        self._base = place
-        self._mark = None
-        self._next_kept = place.trail.next_kept
+        return self._at.place
 
     def _take_note(self, event: Event) -> None:
         if isinstance(event, Notice):
@@ -277,8 +258,7 @@ class FedLoader(ABC, Generic[T_co]):
         elif isinstance(event, Described):
             self._described = event.source
         elif self._place.epoch == self._epoch:  # a shard was done, the epoch is not
-            microbatch = self._num_before + self._num_delivered
-            self._stand_at(Place(self._epoch, microbatch, event.shard + 1))
+            self._at = Standing.at(Place(self._epoch, self._at.microbatch, event.shard + 1))
 
     def _next_produced(self) -> Delivered:
         while True:
@@ -287,7 +267,7 @@ class FedLoader(ABC, Generic[T_co]):
                     self._take_note(self._event)
                     self._event = None
                 feed = self._current.enter(self._epoch, self._open_feed, self._present)
-                match feed.next(self._device, self._num_before + self._num_delivered):
+                match feed.next(self._device, self._at.microbatch):
                     case Delivered() as delivered:  # no call on its way: see __next__
                         return delivered
                     case event:
@@ -316,7 +296,7 @@ class FedLoader(ABC, Generic[T_co]):
         self._restarts.count(death, f"microbatch {place.microbatch} of epoch {place.epoch}")
         self._is_over = self._is_over or place.epoch != self._epoch
         begin = None if self._is_over else self._present()
-        self._stand_at(place)
+        self._at = Standing.at(place)
         try:
             if self._is_over:
                 self._leave_pass()  # the new one knows nothing of it: len() begins it again

@@ -40,3 +40,34 @@ class Place(NamedTuple):
             return Place(self.epoch, microbatch, mark.shard + 1)
         trail = (self.trail if self.shard == mark.shard else NO_TRAIL).then(mark)
         return Place(self.epoch, microbatch, mark.shard, trail, mark.inner, mark.workers)
+
+
+class Standing(NamedTuple):
+    """A place, worked out only where somebody asks for it or where its trail needs it.
+
+    Attributes:
+        base: The place, or the last one that was worked out.
+        microbatch: How many of the epoch this rank has had.
+        mark: Of the last of them, if that is later than ``base``.
+    """
+
+    base: Place
+    microbatch: int
+    mark: Mark | None = None
+
+    @staticmethod
+    def at(place: Place) -> Standing:
+        """At a place."""
+        return Standing(place, place.microbatch)
+
+    @property
+    def place(self) -> Place:
+        """It, worked out."""
+        return self.base if self.mark is None else self.base.behind(self.mark, self.microbatch)
+
+    def behind(self, mark: Mark) -> Standing:
+        """Behind the next microbatch, whose mark this is."""
+        base, microbatch = self.base, self.microbatch + 1
+        if mark.ends or mark.shard != base.shard or mark.offset >= base.trail.next_kept:
+            return Standing(base.behind(mark, microbatch), microbatch)
+        return Standing(base, microbatch, mark)
