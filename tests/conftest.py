@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.alone import pytest_runtest_protocol, shm_files
+from tests.alone import pytest_runtest_protocol, pytest_sessionstart, shm_files
 
-__all__ = ["pytest_runtest_protocol"]  # a hook of ours, too
+__all__ = ["pytest_runtest_protocol", "pytest_sessionstart"]  # hooks of ours, too
 
 _PATIENCE_S = 60.0  # half the watchdog's: a failed wait says what it waited for
 _GRACE_S = 10.0  # for the kernel to take processes down
