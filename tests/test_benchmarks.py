@@ -6,6 +6,7 @@ What the figures are, only a quiet machine can show.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from benchmarks import __main__ as command
 from benchmarks import questions
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.question import Bar, Column, Effort, Question, WrongPayloadError
+from benchmarks.harness.run import pooled
 from benchmarks.harness.stream import percentile_99, take_what_is_ready, timed_passes
 from benchmarks.questions import handoff
 from benchmarks.report.page import page
@@ -41,6 +43,7 @@ def stored(tmp_path_factory):
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "handoff", *arguments, "--output", path],
         cwd=ROOT,
+        env={**os.environ, "BENCH_PUBLISHED_PYTHON": str(path.parent / "none")},
         capture_output=True,
         text=True,
     )
@@ -171,6 +174,31 @@ def test_before_the_stretches_only_what_was_ready_is_taken(wait_s, num_taken):
         waited_for(), lambda number, item: taken.append(number), Effort(), num_ahead=4
     )
     assert taken == list(range(num_taken))
+
+
+def outcome(**more):
+    return {
+        **{"case": "c", "subject": "fkat", "kind": "measured", "reason": "", "seconds": 1.5},
+        **{"metrics": {"wall_us": [1.0, 2.0]}, "foreign_cores": 0.1},
+        **more,
+    }
+
+
+def test_the_repeats_of_several_rounds_are_put_together():
+    second = outcome(metrics={"wall_us": [3.0]}, foreign_cores=0.4, reason="it hung at exit")
+    together = pooled([outcome(), second])
+    assert together == outcome(
+        metrics={"wall_us": [1.0, 2.0, 3.0]},
+        foreign_cores=0.4,
+        reason="it hung at exit",
+        seconds=3.0,
+    )
+
+
+def test_a_round_that_failed_is_not_made_up_for_by_another():
+    failed = outcome(kind="failed", metrics={}, reason="ValueError")
+    assert pooled([outcome(), failed]) == failed
+    assert pooled([failed, outcome()]) == failed
 
 
 def test_the_99th_percentile():

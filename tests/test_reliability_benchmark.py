@@ -47,5 +47,6 @@ def test_a_trainer_sees_one_wrong_byte(place):
 
 def test_a_killed_maker_ends_the_run_of_dataloader_and_not_ours():
     # Which error it is depends on what DataLoader was doing: RuntimeError, ConnectionResetError...
-    assert maker_killed("DataLoader").words.endswith("Error after {}")
+    # Its signal handler may raise a second one while the first is being told.
+    assert maker_killed("DataLoader").words.endswith(("Error after {}", "code 1 after {}"))
     assert maker_killed("ShmDataLoader") == Outcome("goes on; nothing lost or repeated")

@@ -9,7 +9,9 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +86,10 @@ class Interpreters:
     def measure(
         self, question: str, case: str, subjects: Sequence[str], effort: Effort, tell: Tell
     ) -> list[dict[str, Any]]:
-        """Subjects of one case, each under the interpreter that has it; in the order given."""
+        """Subjects of one case, each under the interpreter that has it; in the order given.
+
+        One that is named twice is measured twice.
+        """
         outcomes: list[dict[str, Any]] = []
         for python in dict.fromkeys(map(_python_of, subjects)):
             mine = [subject for subject in subjects if _python_of(subject) == python]
@@ -107,6 +112,38 @@ class Interpreters:
         """End all."""
         for zygote in self._zygotes.values():
             zygote.close()
+
+
+def pooled(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The outcomes of a subject in several rounds as one; of a round that failed, that alone."""
+    for outcome in outcomes:
+        if outcome["kind"] != "measured":
+            return outcome
+    return {
+        **outcomes[0],
+        "metrics": {
+            metric: [value for outcome in outcomes for value in outcome["metrics"][metric]]
+            for metric in outcomes[0]["metrics"]
+        },
+        "reason": "; ".join(dict.fromkeys(filter(None, (each["reason"] for each in outcomes)))),
+        "foreign_cores": max(outcome["foreign_cores"] for outcome in outcomes),
+        "seconds": round(sum(outcome["seconds"] for outcome in outcomes), 2),
+    }
+
+
+def _measure_case(
+    question: Question,
+    case: str,
+    subjects: Sequence[str],
+    effort: Effort,
+    interpreters: Interpreters,
+    tell: Tell,
+) -> list[dict[str, Any]]:
+    num_rounds = min(question.num_rounds, effort.repeats)
+    effort = replace(effort, repeats=-(-effort.repeats // num_rounds))
+    every = [*subjects] * num_rounds
+    outcomes = interpreters.measure(question.name, case, every, effort, tell)
+    return [pooled(list(of_one)) for _, of_one in groupby(outcomes, itemgetter("subject"))]
 
 
 def run(
@@ -134,7 +171,7 @@ def run(
             for case in question.cases:
                 if case in (cases or [case]):
                     asked = [name for name in question.subjects if name in (subjects or [name])]
-                    outcomes += interpreters.measure(question.name, case, asked, effort, tell)
+                    outcomes += _measure_case(question, case, asked, effort, interpreters, tell)
             seconds = round(time.perf_counter() - start, 1)
             results["questions"][question.name] = {"seconds": seconds, "outcomes": outcomes}
         results["environment"]["published_packages"] = interpreters.published_packages()

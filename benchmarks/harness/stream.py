@@ -32,9 +32,12 @@ _LONG_STRETCH_S = 0.3
 _WARM_UP_ITEMS = 8
 """After the first: enough that every slot and segment of every loader here was written once."""
 
+_LONG_WARM_UP_S = 1.0
+"""A loader that is so slow has no use for more warm-up: at the least as many as are prefetched."""
+
 _LEAD = 4
 _LEAST_ITEMS = 12
-_VERY_LEAST_ITEMS = 3
+_VERY_LEAST_ITEMS = 2
 
 
 def _numbered(
@@ -51,11 +54,14 @@ def _numbered(
 
 def _warm_up(items: Iterator[tuple[int, Any]], check: Check, effort: Effort) -> None:
     """Compare items in full until every slot, queue and pool of the loader has been used."""
-    end = time.perf_counter() + _STRETCH_S / effort.shorten
-    for _ in range(_WARM_UP_ITEMS):
+    start, count = time.perf_counter(), 0
+    while True:
         check(*next(items))
-    while time.perf_counter() < end:
-        check(*next(items))
+        count += 1
+        taken_s = time.perf_counter() - start
+        enough = _LEAD if taken_s > _LONG_WARM_UP_S else _WARM_UP_ITEMS
+        if count >= enough and taken_s > _STRETCH_S / effort.shorten:
+            return
 
 
 def _stretch_length(
@@ -94,20 +100,24 @@ def percentile_99(values: list[float]) -> float:
 
 def _timed(items: Iterator[tuple[int, Any]], length: int, check: Check) -> dict[str, float]:
     waits: list[float] = []
-    checks_cpu_s = 0.0
+    loader_cpu_s = 0.0
+    item: Any = None
     clock, cpu_clock = time.perf_counter, time.thread_time
     watch = Stopwatch()
+    start_cpu_s = cpu_clock()
     for _ in range(length):
         asked = clock()
+        asked_cpu_s = cpu_clock()
+        item = None  # to let go of it is the loader's, too
         number, item = next(items)
+        loader_cpu_s += cpu_clock() - asked_cpu_s
         waits.append(clock() - asked)
-        got = cpu_clock()
         check(number, item)
-        checks_cpu_s += cpu_clock() - got
+    own_cpu_s = cpu_clock() - start_cpu_s - loader_cpu_s
     taken = watch.stop()
     return {
         "wall_us": 1e6 * taken.wall_s / length,
-        "trainer_cpu_us": 1e6 * (taken.trainer_cpu_s - checks_cpu_s) / length,
+        "trainer_cpu_us": 1e6 * (taken.trainer_cpu_s - own_cpu_s) / length,
         "workers_cpu_us": 1e6 * taken.workers_cpu_s / length,
         "p99_wait_us": 1e6 * percentile_99(waits),
     }
@@ -134,8 +144,9 @@ def timed_passes(
         check_all: Called with (number in the epoch, item) in the warm-up; raises
             `WrongPayloadError`.
         check_spot: The same for a timed item. Its time is part of the stretch: it has to be short
-            and the same for every loader. Its CPU time is not the loader's, and is left out: it is
-            a microsecond in a fast loop, but 20 to 50 behind a wait that emptied the caches.
+            and the same for every loader. Its CPU time, and that of this loop, is not the loader's,
+            and is left out: they are some microseconds in a fast loop, but 20 to 70 behind a wait
+            that emptied the caches.
         num_ahead: Microbatches that are ready at most before they are asked for. They are taken
             before the first stretch, lest they count as made in no time, and a stretch has at
             least four times as many, unless that takes too long.

@@ -88,6 +88,7 @@ QUESTION = Question(
     subjects=SUBJECTS,
     measure=measure,
     prepare=lambda case: _check_of(case.split("-")[0]),
+    num_rounds=2,
     columns=(
         Column("images/s", style=per_second("wall_us", BATCH_SIZE)),
         Column("rate", style=times_of("wall_us", "dataloader")),

@@ -203,6 +203,7 @@ QUESTION = Question(
     subjects=SUBJECTS,
     measure=measure,
     prepare=_prepare,
+    num_rounds=2,
     columns=(
         Column("step ms", "step_ms"),
         Column("p99 step ms", "p99_step_ms"),

@@ -40,8 +40,8 @@ def check(microbatch: torch.Tensor, number: int) -> None:
 
 
 def say(*words: object) -> None:
-    """To the process that watches this one."""
-    print(*words, flush=True)
+    """To the process that watches this one; in one piece, whatever a signal handler may raise."""
+    print(" ".join(map(str, words)), flush=True)
 
 
 def train(microbatches: Iterable[torch.Tensor]) -> None:
