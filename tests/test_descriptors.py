@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import gc
+import multiprocessing
+import multiprocessing.connection
 import os
+import select
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -227,3 +230,33 @@ def test_the_machine_has_its_shared_memory_back(wait_until):
     # Others use shared memory, too: wait for a moment in which they do not use much.
     wait_until(lambda: shmem_nbytes() - before < 16 << 20)
     assert ring_nbytes() == 0
+
+
+def end_when_nobody_waits(loader, wait_until):
+    """Tear it down; the producer exits a moment after its time to do so is over."""
+    process = loader._feed._feeds[0]._process._process
+    pidfd, join = os.pidfd_open(process.pid), process.join
+
+    def join_too_early(timeout=None):
+        if timeout is None:
+            return join()
+        multiprocessing.connection.wait([process.sentinel, pidfd])
+        wait_until(lambda: select.select([pidfd], [], [], 0)[0])
+        os.close(pidfd)
+
+    process.join = join_too_early
+    loader.teardown()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_producer_that_ends_when_nobody_waits_any_longer_is_forgotten(method, wait_until):
+    open_after = []
+    for forget in (multiprocessing.active_children, gc.collect):  # the first does it by the way
+        loader = ShmDataLoader(0, functools.partial(small, 3), multiprocessing_context=method)
+        next(loader)
+        end_when_nobody_waits(loader, wait_until)
+        del loader
+        forget()
+        gc.collect()
+        open_after.append(open_in(here()))
+    assert open_after[0] == open_after[1]

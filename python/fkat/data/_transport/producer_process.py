@@ -220,8 +220,12 @@ def _end(ring: _core.Ring, process: BaseProcess, grace_s: float) -> None:
     try:
         process.join(max(grace_s - (time.monotonic() - _told_at[ring]), 0.0))
     finally:  # nobody asks a second time: an interrupt ends the grace, no more
-        if process.exitcode is None and process.pid is not None:
-            _kill(process, process.pid)
+        if process.pid is not None:
+            if process.exitcode is None:
+                _kill(process, process.pid)
+            # Else multiprocessing keeps it, and its descriptors, until it starts another one: the
+            # first join() may have given up a moment before it exited.
+            process.join()
     if process.pid is not None:
         _end_group(process.pid)
     if not util.is_exiting():  # then all of it is gone in a moment
