@@ -214,8 +214,8 @@ void bind_consumer(py::module_& module) {
       .def("begin_pass", &Reader::begin_pass, py::arg("epoch"), py::arg("start") = 0)
       .def("acquire", &Reader::acquire, py::arg("timeout_s") = py::none(),
            py::arg("keep") = py::none(), py::arg("ask") = py::none(),
-           "Wait for the next record of the pass. `ask` is called behind signals, and several "
-           "times a second: what it raises ends the wait.")
+           "Wait for the next record of the pass. `ask` is called behind signals, and "
+           "twice a second: what it raises ends the wait.")
       .def("try_acquire", &Reader::try_acquire, py::arg("keep") = py::none(),
            "The next record of the pass if it is there, else None. Asks for nothing.")
       .def_static("wait_any", &Reader::wait_any, py::arg("consumers"), py::arg("timeout_s"),

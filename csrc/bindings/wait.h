@@ -12,9 +12,11 @@
 namespace fkat {
 
 // How long a wait may sleep before it looks at signals again. A ring, the peer's death and a signal
-// end the sleep itself; only a signal that comes between the last look and the sleep has to wait
-// for the slice. Waking up costs some 40 us after so long, so it must not be short.
-inline constexpr std::chrono::milliseconds kSlice{100};
+// end the sleep itself; only a signal that comes between the last look and the sleep, or that the
+// kernel gives to another thread, has to wait for the slice. Waking up costs 100 us and more after
+// so long, twice what it may cost when there is something to take: so longer than data is usually
+// waited for, and short enough for whoever pressed Ctrl-C.
+inline constexpr std::chrono::milliseconds kSlice{500};
 
 // Releases the GIL for its lifetime. Where Python (before 3.14) ends a daemon thread that asks for
 // the GIL while the interpreter finalizes, by unwinding it, this one sleeps until the process is

@@ -11,7 +11,7 @@
 // whom the ring could fail (its producer dies with it, see die_with). The kernel wakes and compares
 // as futex(2) says, and wakes readers as eventfd(2) and pidfd_open(2) say. Waits have no end but a
 // ring or, for a reader, the producer's exit: in csrc they end after a slice, too, so what is a
-// lost wake-up here costs 100 ms there.
+// lost wake-up here costs 500 ms there.
 
 #include "check.h"
 #include "ring_model.h"

@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import ContextVar
 
-ASKED_EVERY_S = 0.05
+ASKED_EVERY_S = 0.5  # as long as the slices of a wait for one ring: see csrc/bindings/wait.h
 
 _check: ContextVar[Callable[[], None] | None] = ContextVar("fkat.data interruption", default=None)
-
-asked: Callable[[], Callable[[], None] | None] = _check.get
-"""The check of this thread; None if it has none."""
 
 
 class asking:  # noqa: N801 (a context manager, as those of contextlib)
@@ -36,5 +33,5 @@ class asking:  # noqa: N801 (a context manager, as those of contextlib)
 
 def ask() -> None:
     """Let the check of this thread end the wait, if it has one."""
-    if (check := asked()) is not None:
+    if (check := _check.get()) is not None:
         check()
