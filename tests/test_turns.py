@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 
-from fkat.data._source.note import Dealing, Delivered, Ends, Mark, WorkerPlace
+from fkat.data._source.note import Dealing, Ends, Mark, WorkerPlace
 from fkat.data._transport.turns import ByCount
 
 MAP_STYLE = Dealing(2, in_order=False)
@@ -18,13 +18,13 @@ BEGINNING = (WorkerPlace(0), WorkerPlace(0))
 def nth(dealing, worker, number, ends=Ends.NOTHING):
     """The mark of a worker's own microbatch ``number``."""
     if not dealing.is_by_number:
-        return Mark(0, number + 1, ends=ends)
+        return Mark(ends, 0, number + 1)
     position = worker + 2 * number
-    return Mark(0, position + 1, digest=100 + position, ends=ends, before=99 + position)
+    return Mark(ends, 0, position + 1, digest=100 + position, before=99 + position)
 
 
 def marked(mark):
-    return Delivered("a microbatch", mark)
+    return ("a microbatch", mark)
 
 
 @pytest.mark.parametrize("dealing", [MAP_STYLE, STREAM], ids=["map-style", "iterable"])

@@ -55,28 +55,6 @@ void require_bytes(const Microbatch& microbatch) {
   if (microbatch.bytes.empty()) throw ArgumentError("a microbatch that was copied has no bytes");
 }
 
-py::bytes structure(const Microbatch& microbatch) {
-  require_bytes(microbatch);
-  const auto* text = reinterpret_cast<const char*>(microbatch.bytes.data());
-  return {text + microbatch.frame.structure_offset, microbatch.frame.structure_nbytes};
-}
-
-// Leaf by leaf what `from_dlpack(capsule)` or `asarray(buffer)` makes of it.
-py::list leaves(const std::shared_ptr<Microbatch>& microbatch, const py::object& from_dlpack,
-                const py::object& asarray) {
-  require_bytes(*microbatch);
-  std::byte* frame = microbatch->bytes.data();
-  py::list result(microbatch->frame.leaves.size());
-  std::size_t i = 0;
-  for (const Leaf& leaf : microbatch->frame.leaves) {
-    set(result, i++,
-        leaf.kind == LeafKind::kTensor
-            ? call(from_dlpack, export_tensor(leaf, frame, microbatch))
-            : call(asarray, py::cast(leaf_buffer(leaf, frame + leaf.offset, microbatch))));
-  }
-  return result;
-}
-
 py::tuple as_tuple(std::span<const std::int64_t> numbers) {
   py::tuple tuple(numbers.size());
   for (std::size_t i = 0; i < numbers.size(); ++i) {
@@ -155,6 +133,27 @@ Microbatch::Microbatch(Record record)
       owner(std::move(record.owner)),
       frame(bytes) {}
 
+std::span<const std::byte> structure_of(const Microbatch& microbatch) {
+  require_bytes(microbatch);
+  const Frame& frame = microbatch.frame;
+  return microbatch.bytes.subspan(frame.structure_offset, frame.structure_nbytes);
+}
+
+py::list leaves_of(const std::shared_ptr<Microbatch>& microbatch, const py::object& from_dlpack,
+                   const py::object& asarray) {
+  require_bytes(*microbatch);
+  std::byte* frame = microbatch->bytes.data();
+  py::list result(microbatch->frame.leaves.size());
+  std::size_t i = 0;
+  for (const Leaf& leaf : microbatch->frame.leaves) {
+    set(result, i++,
+        leaf.kind == LeafKind::kTensor
+            ? call(from_dlpack, export_tensor(leaf, frame, microbatch))
+            : call(asarray, py::cast(leaf_buffer(leaf, frame + leaf.offset, microbatch))));
+  }
+  return result;
+}
+
 void bind_microbatch(py::module_& module) {
   py::class_<Microbatch, std::shared_ptr<Microbatch>>(
       module, "Microbatch", py::is_final(),
@@ -163,9 +162,12 @@ void bind_microbatch(py::module_& module) {
       .def_readonly("is_copy", &Microbatch::is_copy)
       .def_property_readonly("nbytes",
                              [](const Microbatch& microbatch) { return microbatch.bytes.size(); })
-      .def_property_readonly("structure", &structure)
-      .def("leaves", &leaves, py::arg("from_dlpack"), py::arg("asarray"),
-           "Tensors and arrays that view its memory.")
+      .def_property_readonly("structure",
+                             [](const Microbatch& microbatch) {
+                               const auto text = structure_of(microbatch);
+                               return py::bytes(reinterpret_cast<const char*>(text.data()),
+                                                text.size());
+                             })
       .def_property_readonly(
           "tensors_nbytes",
           [](const Microbatch& microbatch) { return microbatch.frame.tensors_nbytes; },

@@ -27,6 +27,13 @@ struct Microbatch {
   std::shared_ptr<void> transfer;  // of its tensors to a device, once that was asked for
 };
 
+// The bytes that stand for everything but the leaves. Throws ArgumentError once it was copied.
+std::span<const std::byte> structure_of(const Microbatch& microbatch);
+
+// Leaf by leaf what `from_dlpack(capsule)` or `asarray(buffer)` makes of it. Throws the same.
+pybind11::list leaves_of(const std::shared_ptr<Microbatch>& microbatch,
+                         const pybind11::object& from_dlpack, const pybind11::object& asarray);
+
 void bind_microbatch(pybind11::module_& module);
 
 }  // namespace fkat

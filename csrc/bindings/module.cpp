@@ -12,6 +12,9 @@ PYBIND11_MODULE(_core, module) {
   fkat::bind_ring(module);
   fkat::bind_producer(module);
   fkat::bind_consumer(module);
+  fkat::bind_indices(module);
+  fkat::bind_mark(module);
+  fkat::bind_unpacker(module);
 #ifdef FKAT_HAS_CUDA
   fkat::bind_stager(module);
 #endif

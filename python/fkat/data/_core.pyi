@@ -6,6 +6,7 @@ from typing import Any, final
 BUILD_TYPE: str
 COMPILER: str
 CUDA_TOOLKIT: str | None
+EVENT: int
 MAX_DRAFTS: int
 ERROR_NBYTES: int
 HAS_CUDA: bool
@@ -18,7 +19,11 @@ class DeviceError(RuntimeError): ...
 class ProducerExitedError(RuntimeError): ...
 
 def die_with(pidfd: int) -> None: ...
+def pack_mark(
+    ends: int, shard: int, offset: int, digest: int, inner: bytes, before: int
+) -> bytes: ...
 def dtype_key(capsule: Any) -> int: ...
+def index_bytes(drawn: list[Any]) -> bytes | None: ...
 def memory_limit() -> tuple[int, str, int]: ...
 
 @final
@@ -90,9 +95,6 @@ class Microbatch:
     def nbytes(self) -> int: ...
     @property
     def structure(self) -> bytes: ...
-    def leaves(
-        self, from_dlpack: Callable[[Any], Any], asarray: Callable[[Any], Any]
-    ) -> list[Any]: ...
     @property
     def tensors_nbytes(self) -> int: ...
     def placed_leaves(self, asarray: Callable[[Any], Any]) -> list[Any]: ...
@@ -111,6 +113,25 @@ class ProducerError:
 
 @final
 class LeafBuffer: ...
+
+@final
+class Unpacker:
+    def __init__(
+        self,
+        *,
+        from_dlpack: Callable[[Any], Any],
+        asarray: Callable[[Any], Any],
+        decode: Callable[[bytes, list[Any]], Any],
+        decode_plain: Callable[[bytes, int], tuple[Any, list[object]] | None],
+        load_event: Callable[[bytes], Any],
+        load_end: Callable[[EndOfPass | ProducerError], Exception],
+        mark: type[tuple[Any, ...]],
+        ends: tuple[Any, ...],
+    ) -> None: ...
+    def open(
+        self, record: Microbatch | EndOfPass | ProducerError
+    ) -> tuple[tuple[Any, Any], int, bool]: ...
+    def unpack(self, structure: bytes, leaves: list[Any]) -> tuple[Any, Any]: ...
 
 @final
 class ReaderStats:

@@ -25,13 +25,17 @@ class CurrentFeed:
         self._begins: set[Place | None] = set()  # where its producers begin, the dead too
         self._epoch: int | None = None  # of the pass that it was asked for; None: for the next one
 
+    def in_pass(self, epoch: int) -> Feed | None:
+        """The feed, if it is in the pass of ``epoch`` already and this process's own."""
+        return self.feed if self._epoch == epoch and self._pid == os.getpid() else None
+
     def enter(
         self,
         epoch: int,
         open_feed: Callable[[Place | None], Feed],
         begin: Callable[[], Place | None],
     ) -> Feed:
-        """The feed, in the pass of ``epoch``.
+        """The feed, in the pass of ``epoch``: opened, and that begun, where it is not.
 
         Args:
             epoch: Begun only if the feed is not in its pass already.

@@ -14,10 +14,10 @@ import torch
 from fkat.data import _arguments as arguments
 from fkat.data._current_feed import CurrentFeed
 from fkat.data._options import ring_options
-from fkat.data._place import Place, Standing
+from fkat.data._place import Place, Standing, place_of, standing_at
 from fkat.data._restarts import Restarts
 from fkat.data._source.fingerprint import Description
-from fkat.data._source.note import Delivered, Described, Event, Mark, Notice
+from fkat.data._source.note import Described, Event, Mark, Marked, Notice
 from fkat.data._transport.feed import Feed, LoaderStats
 from fkat.data._transport.work import Work
 from fkat.data.errors import CorruptSegmentError, DeviceError, ProducerDiedError, StalledError
@@ -76,7 +76,7 @@ class FedLoader(ABC, Generic[T_co]):
 
     _epoch: int  # of the current pass; that of the place may be the next
     _at: Standing
-    _produced: Delivered | None  # taken from the feed, not yet counted: an interrupt came between
+    _taken: Marked | None  # from the feed and not yet counted: an interrupt came between
     _event: Event | None  # likewise, not yet heeded
     _has_delivered: bool  # anything, in this pass
     _is_over: bool  # the epoch's last microbatch was delivered
@@ -95,7 +95,7 @@ class FedLoader(ABC, Generic[T_co]):
         """A feed of that work."""
 
     @abstractmethod
-    def _snapshot_of(self, place: Place) -> Callable[[], dict[str, Any]]:
+    def _snapshot_of(self, at: Standing) -> Callable[[], dict[str, Any]]:
         """A function that writes the state dict of a place, also when the loader has moved on."""
 
     def __iter__(self) -> Iterator[T_co]:
@@ -118,7 +118,7 @@ class FedLoader(ABC, Generic[T_co]):
         """
         if not self._multiprocessing:
             return
-        is_at_end = self._is_over or self._at.base.epoch != self._epoch
+        is_at_end = self._is_over or self._at[0].epoch != self._epoch
         if is_at_end or not self._has_delivered:
             with suppress(Exception):  # met again by next()
                 if is_at_end:
@@ -133,23 +133,25 @@ class FedLoader(ABC, Generic[T_co]):
         if self._is_over:
             raise StopIteration
         try:
-            if self._produced is None:
-                self._produced = self._next_produced()
-            microbatch, mark = self._produced
+            if self._taken is None:
+                self._taken = self._next_microbatch()
+            microbatch, mark = self._taken
             if self._restarts.num_in_a_row:
                 self._restarts.progress()
-            at = self._at.behind(mark)
-            if at.mark is None:
+            base, count, _, limit = self._at
+            at: Standing = base, count + 1, mark, limit
+            if mark >= limit:
+                at = standing_at(base.behind(mark, count + 1))
                 self._reach(mark)
         except StopIteration:
             self._is_over = True
-            self._at = Standing.at(Place(self._epoch + 1))
+            self._at = standing_at(Place(self._epoch + 1))
             raise
         except Exception as error:
             self._fail(error)
             raise
         # No call between these: an interrupt finds all of them done, or none.
-        self._produced = None
+        self._taken = None
         self._has_delivered = True
         self._at = at
         return microbatch  # type: ignore[no-any-return]
@@ -164,7 +166,7 @@ class FedLoader(ABC, Generic[T_co]):
         Args:
             next_epoch: The beginning of the epoch after the present one instead.
         """
-        return self._snapshot_of(Place(self._epoch + 1) if next_epoch else self._place)
+        return self._snapshot_of(standing_at(Place(self._epoch + 1)) if next_epoch else self._at)
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass that of ``epoch``; a pass that has delivered something goes on."""
@@ -237,12 +239,12 @@ class FedLoader(ABC, Generic[T_co]):
 
     def _begin(self, place: Place) -> None:
         self._epoch = place.epoch
-        self._at = Standing.at(place)
+        self._at = standing_at(place)
         self._wanted_epoch = None
         if self._prepared != place.epoch:
             self._current.leave()
         self._prepared = None
-        self._produced = None
+        self._taken = None
         self._event = None
         self._has_delivered = False
         self._is_over = False
@@ -250,7 +252,7 @@ class FedLoader(ABC, Generic[T_co]):
 
     @property
     def _place(self) -> Place:
-        return self._at.place
+        return place_of(self._at)
 
     def _take_note(self, event: Event) -> None:
         if isinstance(event, Notice):
@@ -258,20 +260,21 @@ class FedLoader(ABC, Generic[T_co]):
         elif isinstance(event, Described):
             self._described = event.source
         elif self._place.epoch == self._epoch:  # a shard was done, the epoch is not
-            self._at = Standing.at(Place(self._epoch, self._at.microbatch, event.shard + 1))
+            self._at = standing_at(Place(self._epoch, self._at[1], event.shard + 1))
 
-    def _next_produced(self) -> Delivered:
+    def _next_microbatch(self) -> Marked:
         while True:
             try:
                 if self._event is not None:
                     self._take_note(self._event)
                     self._event = None
-                feed = self._current.enter(self._epoch, self._open_feed, self._present)
-                match feed.next(self._device, self._at.microbatch):
-                    case Delivered() as delivered:  # no call on its way: see __next__
-                        return delivered
-                    case event:
-                        self._event = event
+                feed = self._current.in_pass(self._epoch)
+                if feed is None:
+                    feed = self._current.enter(self._epoch, self._open_feed, self._present)
+                taken = feed.next(self._device, self._at[1])
+                if taken[1] is not None:  # no call on its way: see __next__
+                    return taken
+                self._event = taken[0]
             except ProducerDiedError as death:
                 self._replace_producer(death)
                 if self._is_over:  # it had published the last one
@@ -296,7 +299,7 @@ class FedLoader(ABC, Generic[T_co]):
         self._restarts.count(death, f"microbatch {place.microbatch} of epoch {place.epoch}")
         self._is_over = self._is_over or place.epoch != self._epoch
         begin = None if self._is_over else self._present()
-        self._at = Standing.at(place)
+        self._at = standing_at(place)
         try:
             if self._is_over:
                 self._leave_pass()  # the new one knows nothing of it: len() begins it again
@@ -327,7 +330,7 @@ class FedLoader(ABC, Generic[T_co]):
 
     def _stop_feed(self) -> None:
         self._prepared = None
-        self._produced = None
+        self._taken = None
         self._event = None
         self._current.stop()
 

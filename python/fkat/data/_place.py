@@ -42,32 +42,22 @@ class Place(NamedTuple):
         return Place(self.epoch, microbatch, mark.shard, trail, mark.inner, mark.workers)
 
 
-class Standing(NamedTuple):
-    """A place, worked out only where somebody asks for it or where its trail needs it.
+Standing = tuple[Place, int, Mark | None, tuple[Ends, int, int]]
+"""A place, worked out only where somebody asks for it or where its trail needs it: the last place
+that was worked out; how many microbatches of the epoch this rank has had; the mark of the last of
+them, if that is later than the place; and the least mark that the place has to be worked out for,
+since it ends something, is of the next shard, or has a digest that the trail keeps.
 
-    Attributes:
-        base: The place, or the last one that was worked out.
-        microbatch: How many of the epoch this rank has had.
-        mark: Of the last of them, if that is later than ``base``.
-    """
+A plain tuple, since the loader takes one apart and makes another for each microbatch.
+"""
 
-    base: Place
-    microbatch: int
-    mark: Mark | None = None
 
-    @staticmethod
-    def at(place: Place) -> Standing:
-        """At a place."""
-        return Standing(place, place.microbatch)
+def standing_at(place: Place) -> Standing:
+    """At a place."""
+    return place, place.microbatch, None, (Ends.NOTHING, place.shard, place.trail.next_kept)
 
-    @property
-    def place(self) -> Place:
-        """It, worked out."""
-        return self.base if self.mark is None else self.base.behind(self.mark, self.microbatch)
 
-    def behind(self, mark: Mark) -> Standing:
-        """Behind the next microbatch, whose mark this is."""
-        base, microbatch = self.base, self.microbatch + 1
-        if mark.ends or mark.shard != base.shard or mark.offset >= base.trail.next_kept:
-            return Standing(base.behind(mark, microbatch), microbatch)
-        return Standing(base, microbatch, mark)
+def place_of(standing: Standing) -> Place:
+    """It, worked out."""
+    base, microbatch, mark, _ = standing
+    return base if mark is None else base.behind(mark, microbatch)

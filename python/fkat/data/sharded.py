@@ -12,7 +12,7 @@ import torch
 
 from fkat.data import _arguments as arguments
 from fkat.data._loader import FedLoader, T_co
-from fkat.data._place import Place
+from fkat.data._place import Place, Standing, place_of
 from fkat.data._seeding import Seeder
 from fkat.data._shards import state as shard_state
 from fkat.data._shards.factory import DataLoaderFactory
@@ -27,6 +27,7 @@ from fkat.data._shards.samplers import (
     as_sampler,
 )
 from fkat.data._shards.source import ShardResume, ShardWork, common_facts
+from fkat.data._source.fingerprint import Description
 from fkat.data._source.note import Described, Event, Mark
 from fkat.data._transport.feed import Feed, LoaderStats
 from fkat.data._transport.local_feed import LocalFeed
@@ -261,9 +262,14 @@ class ShardedDataLoader(FedLoader[T_co]):
             self._num_shards = len(self._sampler)
         self._sampler.index = min(shard + self._num_shard_prefetches, self._num_shards - 1)
 
-    def _snapshot_of(self, place: Place) -> Callable[[], dict[str, Any]]:
-        loaded = self._loaded
+    def _snapshot_of(self, at: Standing) -> Callable[[], dict[str, Any]]:
+        return partial(self._write, at, self._described, self._loaded)
+
+    def _write(
+        self, at: Standing, described: Description, loaded: shard_state.Loaded | None
+    ) -> dict[str, Any]:
+        place = place_of(at)
         if loaded is not None and loaded.epoch != place.epoch:
             loaded = None
         mine = (self._sampler, self._seed, self._dp_rank, self._num_shard_prefetches)
-        return partial(shard_state.write, place, self._described, loaded, *mine)
+        return shard_state.write(place, described, loaded, *mine)

@@ -16,7 +16,7 @@ from fkat.data import _state as state
 from fkat.data._factory import DataLoaderFactory
 from fkat.data._loader import INT64_MAX, FedLoader, T_co
 from fkat.data._options import MAX_PREFETCHES
-from fkat.data._place import Place
+from fkat.data._place import Place, Standing, place_of
 from fkat.data._seeding import Seeder
 from fkat.data._source import worker_places
 from fkat.data._source.collate import empty, empty_array
@@ -279,10 +279,11 @@ class ShmDataLoader(FedLoader[T_co]):
         )
         return Resume(place.epoch, start, place.microbatch)
 
-    def _snapshot_of(self, place: Place) -> Callable[[], dict[str, Any]]:
-        return partial(self._write, place, self._described)
+    def _snapshot_of(self, at: Standing) -> Callable[[], dict[str, Any]]:
+        return partial(self._write, at, self._described)
 
-    def _write(self, place: Place, described: Description) -> dict[str, Any]:
+    def _write(self, at: Standing, described: Description) -> dict[str, Any]:
+        place = place_of(at)
         return {
             **state.header("ShmDataLoader"),
             "seed": self._seed,

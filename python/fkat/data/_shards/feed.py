@@ -11,7 +11,7 @@ from typing import cast
 import torch
 
 from fkat.data._shards.source import ShardWork
-from fkat.data._source.note import Delivered, Ends, Produced, ShardDone
+from fkat.data._source.note import Ends, Mark, ShardDone, Taken
 from fkat.data._transport.feed import Feed, LoaderStats, ProcessFeed, stop_all
 
 
@@ -40,22 +40,22 @@ class ShardFeed:
         for feed in self._feeds:
             feed.begin_pass(epoch, start)
 
-    def next(self, device: torch.device | None, number: int) -> Produced:
+    def next(self, device: torch.device | None, number: int) -> Taken:
         if self._must_ask:
             self._feeds[0].begin_pass(self._epoch, self._num_done)
             self._must_ask = False
         # Whose turn it is: when that one has nothing left, neither have those after it.
-        produced = self._feeds[self._whose_turn].next(device, number)
-        # No call from here on: an interrupt would lose what was produced.
-        match produced:
-            case Delivered():
-                self._is_at_end = produced.mark.ends is not Ends.NOTHING
-            case ShardDone():
+        taken = self._feeds[self._whose_turn].next(device, number)
+        # No call from here on: an interrupt would lose what was taken.
+        match taken:
+            case _, Mark(ends=ends):
+                self._is_at_end = ends is not Ends.NOTHING
+            case ShardDone(was_skipped=was_skipped), None:
                 self._num_done += 1
                 self._is_at_end = False
-                self._num_skipped += produced.was_skipped
+                self._num_skipped += was_skipped
                 self._must_ask = self._is_lazy
-        return produced
+        return taken
 
     def replace(self, work: ShardWork, goes_on: bool) -> None:
         # Only whose turn it is was asked, so only that one is known to be dead: the others run on.

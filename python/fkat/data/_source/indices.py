@@ -104,7 +104,7 @@ class Indices:
         for position, index in enumerate(self._draws(), self._count):
             seed(epoch, position)
             ends = Ends.EPOCH if position + 1 == self.total else Ends.NOTHING
-            yield position, index, Mark(0, position + 1, self._digest, b"", ends, before)
+            yield position, index, Mark(ends, 0, position + 1, self._digest, b"", before)
             before = self._digest
 
     def _dealt(self) -> Iterator[Item]:
@@ -120,7 +120,7 @@ class Indices:
             ends = Ends.EPOCH if is_last else Ends.NOTHING
             # Whatever the sampler drew, the sample is made from the same random numbers.
             self._seeder.seed_microbatch(self._epoch, position + rank)
-            mark = Mark(0, self._count, self._digest, ends=ends, before=before)
+            mark = Mark(ends, 0, self._count, self._digest, before=before)
             yield position + rank, row[rank], mark
 
     def _seeded(self, drawn: Iterator[Any]) -> Iterator[Any]:

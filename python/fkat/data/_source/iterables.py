@@ -126,7 +126,7 @@ class IterablePass:
         inner = b"" if self._owner is None else pickle.dumps(self._owner.state_dict())
         is_last = has_ended or self._part.is_last(self._count, self._total)
         ends = Ends.EPOCH if is_last else Ends.NOTHING
-        return Mark(0, self._count, NO_DIGEST, inner, ends)
+        return Mark(ends, 0, self._count, NO_DIGEST, inner)
 
 
 def _has_ended(microbatches: Iterator[Any]) -> bool:

@@ -36,23 +36,25 @@ class WorkerPlace(NamedTuple):
 class Mark(NamedTuple):
     """The place behind a microbatch: where the next one stands.
 
+    In this order of fields: marks are compared, see `fkat.data._place.Standing`.
+
     Attributes:
+        ends: What this was the last microbatch of, as far as the loader knows its length.
         shard: Number of the shard among those of this rank; 0 where there are no shards.
         offset: Microbatches of the shard (of the epoch, where there are no shards) up to here,
             those that other ranks take included.
         digest: Digest of the indices of all of them; `NO_DIGEST` if there are none.
         inner: The state of the user's own loader, pickled; empty if it has none.
-        ends: What this was the last microbatch of, as far as the loader knows its length.
         before: Digest of the indices before this microbatch.
         workers: How far each worker has got, where ``offset`` does not say it. Known to the trainer
             alone.
     """
 
+    ends: Ends
     shard: int
     offset: int
     digest: int = NO_DIGEST
     inner: bytes = b""
-    ends: Ends = Ends.NOTHING
     before: int = NO_DIGEST
     workers: tuple[WorkerPlace, ...] = ()
 
@@ -117,3 +119,11 @@ class ShardDone:
 
 Event = Described | Notice | ShardDone
 Produced = Delivered | Event
+"""What a producer makes."""
+
+Marked = tuple[Any, Mark]
+"""A microbatch and the place behind it, in the trainer: a plain tuple, which Python takes apart in
+one step."""
+
+Taken = Marked | tuple[Event, None]
+"""What the trainer takes from a feed."""

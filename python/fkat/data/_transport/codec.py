@@ -42,34 +42,37 @@ def encode(microbatch: Any, prefix: bytes = b"") -> tuple[bytes, list[Any]]:
     return Encoder().encode(microbatch, prefix)
 
 
-def decode(
-    structure: bytes,
-    leaves: Sequence[Any],
-    device: torch.device | None = None,
-    prefix_nbytes: int = 0,
-) -> Any:
+def decode(structure: bytes, leaves: Sequence[Any]) -> Any:
     """Put a microbatch together from its structure and its leaves (tensors and arrays).
 
     Args:
-        structure: What `encode` returned.
+        structure: What `encode` returned, without the prefix that it was given.
         leaves: Tensors and arrays that view, or are copies of, the leaves that it returned.
-        device: Where to move the tensors among them first; None leaves them where they are.
-        prefix_nbytes: Length of the prefix that it was given.
     """
-    if device is not None:
-        leaves = [leaf.to(device) if type(leaf) is torch.Tensor else leaf for leaf in leaves]
-    file = io.BytesIO(structure)
-    file.seek(prefix_nbytes)
-    decoder = _Decoder(file)
-    decoder.leaves = leaves
-    return decoder.load()
+    return _Decoder(structure, leaves).load()
+
+
+def decode_plain(structure: bytes, num_leaves: int) -> tuple[Any, list[object]] | None:
+    """A structure that calls nothing, which most are: what `decode` makes of it.
+
+    Returns:
+        That, with an object of its own for each leaf, and these; None for another structure.
+    """
+    placeholders = [object() for _ in range(num_leaves)]
+    copyreg.clear_extension_cache()  # what is there is called without asking the decoder
+    try:
+        return _PlainDecoder(structure, placeholders).load(), placeholders
+    except pickle.UnpicklingError:
+        return None
 
 
 def move(microbatch: Any, device: torch.device) -> Any:
     """A copy of a microbatch with its tensors on ``device``."""
     structure, leaves = encode(microbatch)
-    tensors = [leaf if isinstance(leaf, np.ndarray) else from_dlpack(leaf) for leaf in leaves]
-    return decode(structure, tensors, device)
+    moved = (
+        leaf if isinstance(leaf, np.ndarray) else from_dlpack(leaf).to(device) for leaf in leaves
+    )
+    return decode(structure, list(moved))
 
 
 def _leaf(number: int) -> NoReturn:
@@ -78,12 +81,22 @@ def _leaf(number: int) -> NoReturn:
 
 
 class _Decoder(pickle.Unpickler):
-    leaves: Sequence[Any]
+    def __init__(self, structure: bytes, leaves: Sequence[Any]) -> None:
+        super().__init__(io.BytesIO(structure))
+        self._leaves = leaves
 
     def find_class(self, module: str, name: str) -> Any:
         if name == _leaf.__name__ and module == __name__:
-            return self.leaves.__getitem__
+            return self._leaves.__getitem__
+        return self._find_other(module, name)
+
+    def _find_other(self, module: str, name: str) -> Any:
         return super().find_class(module, name)
+
+
+class _PlainDecoder(_Decoder):
+    def _find_other(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"{module}.{name} is to be called, or is data")
 
 
 class Encoder:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 
-from fkat.data._source.note import Produced
+from fkat.data._source.note import Taken
 from fkat.data._transport.work import Work
 
 
@@ -58,7 +58,7 @@ class Feed(Protocol):
     def begin_pass(self, epoch: int, start: int = 0) -> None:
         """Start over with the first microbatch of ``epoch``; what is prefetched is dropped."""
 
-    def next(self, device: torch.device | None, number: int) -> Produced:
+    def next(self, device: torch.device | None, number: int) -> Taken:
         """The next microbatch, its tensors on ``device``, or what happens before it.
 
         Args:

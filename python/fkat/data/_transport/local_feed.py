@@ -9,7 +9,7 @@ import torch
 
 from fkat.data._device.cuda import check
 from fkat.data._seeding import preserved_rng
-from fkat.data._source.note import Delivered, Produced
+from fkat.data._source.note import Delivered, Produced, Taken
 from fkat.data._transport.feed import LoaderStats
 from fkat.data._transport.reader import moved
 from fkat.data._transport.work import PassSource, Work
@@ -36,7 +36,7 @@ class LocalFeed:
         with preserved_rng():
             self._produced = self._built_source().iterate(epoch, start)
 
-    def next(self, device: torch.device | None, number: int) -> Produced:
+    def next(self, device: torch.device | None, number: int) -> Taken:
         if device is not None and device != self._checked:
             check(device)
             self._checked = device
@@ -45,13 +45,14 @@ class LocalFeed:
             with preserved_rng():
                 self._held = next(self._produced)
         produced = self._held
-        if isinstance(produced, Delivered) and device is not None:
-            produced = moved(produced, device)  # may lack memory: asked again, it tries again
+        taken: Taken = produced if isinstance(produced, Delivered) else (produced, None)
+        if device is not None:
+            taken = moved(taken, device)  # may lack memory: asked again, it tries again
         self._held = None
-        if isinstance(produced, Delivered):
+        if taken[1] is not None:
             waited_s = time.perf_counter() - begin
             self._stats += LoaderStats(num_microbatches=1, stall_s=waited_s)
-        return produced
+        return taken
 
     def length(self) -> int | None:
         with preserved_rng():

@@ -15,7 +15,7 @@ import torch
 
 from fkat.data import _core
 from fkat.data._device import cuda
-from fkat.data._source.note import Delivered, Produced
+from fkat.data._source.note import Taken
 from fkat.data._transport import process_limits, stall, users_frame
 from fkat.data._transport.feed import LoaderStats
 from fkat.data._transport.producer_process import ProducerProcess
@@ -144,16 +144,16 @@ class ProducerFeed:
         if goes_on:
             self.begin_pass(self._epoch)
 
-    def next(self, device: torch.device | None, number: int) -> Produced:
-        produced = self.next_within(self.patience_s, device, number)
-        while produced is None:
+    def next(self, device: torch.device | None, number: int) -> Taken:
+        taken = self.next_within(self.patience_s, device, number)
+        while taken is None:
             self.tell_stall("microbatch", self.report())
-            produced = self.next_within(None, device, number)
-        return produced
+            taken = self.next_within(None, device, number)
+        return taken
 
     def next_within(
         self, timeout_s: float | None, device: torch.device | None, number: int
-    ) -> Produced | None:
+    ) -> Taken | None:
         """As `next`, but None if nothing comes in that time; 0: if nothing is there."""
         if device != self._device:
             self._move_to(device)
@@ -161,25 +161,25 @@ class ProducerFeed:
             self._warn_of_copies()
         try:
             if self._left:
-                produced, nbytes, is_copy = self._left[0].deliver()
-                produced = moved(produced, device)  # may lack memory: removed only after it
+                taken, nbytes, is_copy = self._left[0].deliver()
+                taken = moved(taken, device)  # may lack memory: removed only after it
                 del self._left[0]
             elif timeout_s != 0:
-                produced, nbytes, is_copy = self._reader.next(timeout_s, number)
+                taken, nbytes, is_copy = self._reader.next(timeout_s, number)
             elif (arrived := self._reader.next_if_ready(number)) is not None:
-                produced, nbytes, is_copy = arrived
+                taken, nbytes, is_copy = arrived
             else:
                 return None
         except _core.DeadlinePassedError:
             return None
         except _core.ProducerExitedError:
             raise self._gone() from None
-        match produced:  # no call from here on: an interrupt would lose what was produced
-            case Delivered():
-                self._num_microbatches += 1
-                self._nbytes += nbytes
-                self._num_copies += is_copy
-        return produced
+        # No call from here on: an interrupt would lose what was taken.
+        if taken[1] is not None:
+            self._num_microbatches += 1
+            self._nbytes += nbytes
+            self._num_copies += is_copy
+        return taken
 
     @staticmethod
     def wait_any(feeds: Sequence[ProducerFeed], timeout_s: float) -> int | None:

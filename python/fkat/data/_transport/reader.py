@@ -9,16 +9,14 @@ from typing import Any, Protocol
 import torch
 
 from fkat.data import _core
-from fkat.data._source.note import Delivered, Produced
+from fkat.data._source.note import Taken
 from fkat.data._transport import interruption
-from fkat.data._transport.codec import asarray, move
-from fkat.data._transport.dtypes import from_dlpack
-from fkat.data._transport.record import unpack
-from fkat.data._transport.remote_error import load_error
+from fkat.data._transport.codec import move
+from fkat.data._transport.record import unpacker
 
-# What a reader delivers: a microbatch or an event, the bytes of its frame in the ring, and whether
-# the frame was copied out because too many slots were in use.
-Arrived = tuple[Produced, int, bool]
+Arrived = tuple[Taken, int, bool]
+"""What a reader delivers, the bytes of its frame in the ring, and whether the frame was copied out
+because too many slots were in use."""
 
 
 class Arrival(Protocol):
@@ -59,25 +57,12 @@ class Reader(Protocol):
         """Bytes page-locked now, and seconds spent in page-locking so far."""
 
 
-def deliver(record: Any, device: torch.device | None) -> Arrived:
-    """What a record of the ring means, tensors moved to ``device`` by torch unless it is None."""
-    if type(record) is not _core.Microbatch:
-        raise end_of(record)
-    leaves = record.leaves(from_dlpack, asarray)
-    produced = unpack(record.structure, leaves, device)
-    return produced, record.nbytes, record.is_copy
-
-
-def end_of(record: Any) -> Exception:
-    """What a record that is no microbatch says: that the pass is over, or why it failed."""
-    return load_error(record.text) if type(record) is _core.ProducerError else StopIteration()
-
-
-def moved(produced: Produced, device: torch.device | None) -> Produced:
+def moved(taken: Taken, device: torch.device | None) -> Taken:
     """It, with the tensors of a microbatch on ``device``; None means in host memory."""
-    if type(produced) is not Delivered:
-        return produced
-    return produced._replace(microbatch=move(produced[0], device or torch.device("cpu")))
+    microbatch, mark = taken
+    if mark is None:
+        return taken
+    return move(microbatch, device or torch.device("cpu")), mark
 
 
 @dataclass(slots=True)
@@ -87,7 +72,7 @@ class Held:
     record: Any
 
     def deliver(self) -> Arrived:
-        return deliver(self.record, None)
+        return unpacker().open(self.record)
 
 
 class HostReader:
@@ -95,16 +80,17 @@ class HostReader:
 
     def __init__(self, consumer: _core.Consumer, device: torch.device | None) -> None:
         self._consumer = consumer
-        self._device = device
+        self._open = unpacker(device).open
         # What was read and not delivered: an interrupt came between, or there was no memory for it
         # on the device. Never more than one.
         self._queue: deque[Any] = deque()
 
     def next(self, timeout_s: float | None, number: int) -> Arrived:
-        if not self._queue:
-            self._consumer.acquire(timeout_s, self._queue.append, interruption.asked())
-        arrived = deliver(self._queue[0], self._device)
-        del self._queue[0]  # not popleft(): Python looks at signals behind each call
+        queue = self._queue
+        if not queue:
+            self._consumer.acquire(timeout_s, queue.append, interruption.ask)
+        arrived = self._open(queue[0])
+        del queue[0]  # not popleft(): Python looks at signals behind each call
         return arrived
 
     def next_if_ready(self, number: int) -> Arrived | None:

@@ -1,53 +1,61 @@
 """What a source says, as a record of the ring.
 
-The structure of a record begins with the place behind its microbatch; then comes the microbatch's
-own structure (see `codec`), or a pickled event.
+The structure of a record begins with the place behind its microbatch (``csrc/bindings/mark.h``);
+then comes the microbatch's own structure (see `codec`), or a pickled event.
 """
 
 from __future__ import annotations
 
 import pickle
-import struct
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from fkat.data._source.note import NO_DIGEST, Delivered, Ends, Event, Mark, Produced
-from fkat.data._transport.codec import Encoder, decode
+from fkat.data import _core
+from fkat.data._source.note import NO_DIGEST, Delivered, Ends, Mark, Produced
+from fkat.data._transport.codec import Encoder, asarray, decode, decode_plain
+from fkat.data._transport.dtypes import from_dlpack
+from fkat.data._transport.remote_error import load_error
 
-_ENDS = tuple(Ends)  # a look-up in a tuple: making an Ends of a number takes a microsecond
-# Without the Python function that a NamedTuple has for a constructor.
-_mark: Callable[[tuple[Any, ...]], Mark] = partial(tuple.__new__, Mark)
-_delivered: Callable[[tuple[Any, Mark]], Delivered] = partial(tuple.__new__, Delivered)
-
-# shard (-1: an event), offset, digest, ends, digest before, bytes of inner
-_PLACE = struct.Struct("<qqIBII")
+_MARK_OF_EVENT = _core.pack_mark(Ends.NOTHING, _core.EVENT, 0, NO_DIGEST, b"", NO_DIGEST)
 
 
 def pack(produced: Produced, encoder: Encoder) -> tuple[bytes, list[Any]]:
     """The structure and the leaves of a record. Raises what `Encoder.encode` raises."""
     if type(produced) is not Delivered:
-        return _PLACE.pack(-1, 0, NO_DIGEST, 0, NO_DIGEST, 0) + pickle.dumps(produced), []
-    microbatch, (shard, offset, digest, inner, ends, before, _) = produced
-    place = _PLACE.pack(shard, offset, digest, ends, before, len(inner))
-    return encoder.encode(microbatch, place + inner)
+        return _MARK_OF_EVENT + pickle.dumps(produced), []
+    microbatch, mark = produced
+    return encoder.encode(microbatch, _core.pack_mark(*mark[:-1]))
 
 
 def is_event(structure: bytes) -> bool:
     """Whether it is the structure of an event, not of a microbatch."""
-    shard: int = _PLACE.unpack_from(structure)[0]
-    return shard < 0
+    return structure.startswith(_MARK_OF_EVENT)
 
 
-def unpack(structure: bytes, leaves: Sequence[Any], device: torch.device | None) -> Produced:
-    """What `pack` was given; tensors of a microbatch on ``device`` unless it is None."""
-    shard, offset, digest, ends, before, inner_nbytes = _PLACE.unpack_from(structure)
-    begin = _PLACE.size + inner_nbytes
-    if shard < 0:
-        event: Event = pickle.loads(structure[begin:])
-        return event
-    inner = structure[_PLACE.size : begin]
-    mark = _mark((shard, offset, digest, inner, _ENDS[ends], before, ()))
-    return _delivered((decode(structure, leaves, device, begin), mark))
+def end_of(record: _core.EndOfPass | _core.ProducerError) -> Exception:
+    """What a record that is no microbatch says: that the pass is over, or why it failed."""
+    return load_error(record.text) if isinstance(record, _core.ProducerError) else StopIteration()
+
+
+def unpacker(device: torch.device | None = None) -> _core.Unpacker:
+    """What makes of a record what `pack` was given; tensors moved to ``device`` unless it is None.
+
+    Of one that is no microbatch it makes an exception, and raises it.
+    """
+
+    def from_dlpack_to_device(capsule: Any) -> torch.Tensor:
+        return from_dlpack(capsule).to(device)
+
+    on_host: Callable[[Any], torch.Tensor] = from_dlpack
+    return _core.Unpacker(
+        from_dlpack=on_host if device is None else from_dlpack_to_device,
+        asarray=asarray,
+        decode=decode,
+        decode_plain=decode_plain,
+        load_event=pickle.loads,
+        load_end=end_of,
+        mark=Mark,
+        ends=tuple(Ends),
+    )

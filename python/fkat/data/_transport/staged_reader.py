@@ -16,8 +16,8 @@ from fkat.data import _core
 from fkat.data._device.cuda import CudaMemory
 from fkat.data._transport import interruption
 from fkat.data._transport.codec import asarray
-from fkat.data._transport.reader import Arrival, Arrived, Held, end_of
-from fkat.data._transport.record import is_event, unpack
+from fkat.data._transport.reader import Arrival, Arrived, Held
+from fkat.data._transport.record import end_of, is_event, unpacker
 from fkat.data._transport.slab import tensors_in
 from fkat.data.errors import DeviceError
 
@@ -64,6 +64,7 @@ class StagedReader:
         self._num_prefetches = self._num_ahead = num_prefetches
         self._stager = _core.RingStager(ring, memory.device.index, driver_path())
         self._stager.prefer_node_of_device()
+        self._unpacker = unpacker()
         # Copies in flight, and at the end perhaps a record whose copy is still to be issued.
         self._queue: deque[Any] = deque()
         self._number = 0  # of the next microbatch to be delivered
@@ -76,7 +77,7 @@ class StagedReader:
         # and each step may be taken again.
         self._make_room()
         if not self._queue:
-            self._consumer.acquire(timeout_s, self._queue.append, interruption.asked())
+            self._consumer.acquire(timeout_s, self._queue.append, interruption.ask)
         return self._deliver()
 
     def next_if_ready(self, number: int) -> Arrived | None:
@@ -157,6 +158,7 @@ class StagedReader:
         return _Staged(
             self._stager,
             self._memory,
+            self._unpacker,
             record,
             record.structure,
             record.placed_leaves(asarray),
@@ -196,6 +198,7 @@ class _Staged:
 
     stager: _core.RingStager
     memory: CudaMemory
+    unpacker: _core.Unpacker
     record: _core.Microbatch
     structure: bytes
     leaves: list[Any]
@@ -216,8 +219,8 @@ class _Staged:
         if self.transfer is not None:
             self.stager.make_wait(self.transfer, self.memory.current_stream())
             self.memory.hand_over(self.slab)
-        produced = unpack(self.structure, tensors_in(self.slab, self.leaves), None)
-        return produced, self.nbytes, self.is_copy
+        taken = self.unpacker.unpack(self.structure, tensors_in(self.slab, self.leaves))
+        return taken, self.nbytes, self.is_copy
 
 
 @dataclass(slots=True)

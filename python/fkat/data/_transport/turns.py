@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from fkat.data._source.note import Dealing, Delivered, Ends, Mark, WorkerPlace
+from fkat.data._source.note import Dealing, Ends, Mark, Marked, WorkerPlace
 
 _OTHER_INDICES = (
     "worker {} of {} drew other indices before microbatch {} of epoch {} than another worker: each "
@@ -20,8 +20,8 @@ class Turns(Protocol):
     def waited_for(self, number: int) -> Sequence[int]:
         """Workers that may deliver microbatch ``number``, the likeliest first; none at the end."""
 
-    def take(self, worker: int, number: int, delivered: Delivered) -> Delivered:
-        """Count microbatch ``number``, from ``worker``; it, marked with the place behind it.
+    def take(self, worker: int, number: int, taken: Marked) -> Marked:
+        """Count microbatch ``number``, from ``worker``; that, marked with the place behind it.
 
         An interrupt finds it counted, and then there is no call until the caller has it, or not.
         """
@@ -41,13 +41,13 @@ class ByNumber:
     def waited_for(self, number: int) -> Sequence[int]:
         return self._workers[number % len(self._workers)]
 
-    def take(self, worker: int, number: int, delivered: Delivered) -> Delivered:
-        mark = delivered.mark
+    def take(self, worker: int, number: int, taken: Marked) -> Marked:
+        mark = taken[1]
         before, self._digest = self._digest, mark.digest
         if before is not None and before != mark.before:
             num_workers = len(self._workers)
             raise RuntimeError(_OTHER_INDICES.format(worker, num_workers, number, self._epoch))
-        return delivered
+        return taken
 
     def end(self, worker: int) -> bool:
         del worker
@@ -81,17 +81,15 @@ class ByCount:
             return (min(queue, key=lambda worker: (places[worker].num_delivered, worker)),)
         return queue
 
-    def take(self, worker: int, number: int, delivered: Delivered) -> Delivered:
-        mark = delivered.mark
+    def take(self, worker: int, number: int, taken: Marked) -> Marked:
+        microbatch, mark = taken
         count = self._at.places[worker].num_delivered + 1
         self._check(worker, number, count, mark)
         place = WorkerPlace(count, mark.ends is Ends.EPOCH, mark.digest, mark.inner)
         behind = self._with(worker, place)
         num_delivered = sum(place.num_delivered for place in behind.places)
         ends = Ends.NOTHING if behind.queue else Ends.EPOCH
-        marked = Delivered(
-            delivered.microbatch, Mark(0, num_delivered, ends=ends, workers=behind.places)
-        )
+        marked = microbatch, Mark(ends, 0, num_delivered, workers=behind.places)
         self._at = behind
         return marked
 

@@ -14,7 +14,7 @@ from operator import add
 
 import torch
 
-from fkat.data._source.note import Dealing, Delivered, Described, Produced
+from fkat.data._source.note import Dealing, Described, Marked, Taken
 from fkat.data._source.worker_places import dealt
 from fkat.data._transport import interruption
 from fkat.data._transport.feed import LoaderStats, stop_all
@@ -47,7 +47,7 @@ class WorkerFeed:
         self._dealing = dealing
         self._turns: Turns | None = None  # while that is not known
         self._whose_turn = 0
-        self._untaken: Delivered | None = None  # read; an interrupt finds it here
+        self._uncounted: Marked | None = None  # an interrupt finds it here
         self._epoch = 0
 
     @property
@@ -57,45 +57,45 @@ class WorkerFeed:
 
     def begin_pass(self, epoch: int, start: int = 0) -> None:
         self._epoch = epoch
-        self._untaken = None
+        self._uncounted = None
         self._turns = None if self._dealing is None else self._turns_of(self._dealing)
         for feed in self._feeds:
             feed.begin_pass(epoch, start)
         self._open_missing(self._device)
 
-    def next(self, device: torch.device | None, number: int) -> Produced:
+    def next(self, device: torch.device | None, number: int) -> Taken:
         if self._dealing is None or len(self._feeds) != self._dealing.num_workers:
             self._open_missing(device)
         while True:
-            turns, untaken = self._turns, self._untaken
-            if turns is not None and untaken is not None:
-                delivered = turns.take(self._whose_turn, number, untaken)
-                self._untaken = None
-                return delivered
+            turns, uncounted = self._turns, self._uncounted
+            if turns is not None and uncounted is not None:
+                taken = turns.take(self._whose_turn, number, uncounted)
+                self._uncounted = None
+                return taken
             workers = (0,) if turns is None else turns.waited_for(number)
             if not workers:
                 raise StopIteration
             self._whose_turn = workers[0]
             try:
                 if len(workers) == 1:
-                    produced = self._feeds[self._whose_turn].next(device, number)
+                    read = self._feeds[self._whose_turn].next(device, number)
                 else:
-                    produced = self._first_ready(tuple(workers), device, number)
+                    read = self._first_ready(tuple(workers), device, number)
             except StopIteration:
                 if turns is None or turns.end(self._whose_turn):
                     raise
                 continue
-            match produced:  # no call before it is kept: an interrupt would lose it
-                case Delivered() if turns is not None:
-                    self._untaken = produced
-                case Described():
-                    self._agree_on(produced.dealing)  # the next call opens who is missing
-                    return produced
-                case _ if turns is None:
-                    # How many there are was lost to an interrupt: from the start.
-                    self.begin_pass(self._epoch)
-                case _:
-                    return produced
+            # No call before it is kept: an interrupt would lose it.
+            if read[1] is not None and turns is not None:
+                self._uncounted = read
+            elif isinstance(read[0], Described):
+                self._agree_on(read[0].dealing)  # the next call opens who is missing
+                return read
+            elif turns is None:
+                # How many there are was lost to an interrupt: from the start.
+                self.begin_pass(self._epoch)
+            else:
+                return read
 
     def replace(self, work: LoaderWork, goes_on: bool) -> None:
         # Only whose turn it is was asked, so only that one is known to be dead: the others run on.
@@ -118,7 +118,7 @@ class WorkerFeed:
 
     def _first_ready(
         self, workers: Sequence[int], device: torch.device | None, number: int
-    ) -> Produced:
+    ) -> Taken:
         """What the first of these that has something delivers."""
         feeds = [self._feeds[worker] for worker in workers]
         patience_s, begin = feeds[0].patience_s, time.monotonic()
@@ -126,8 +126,8 @@ class WorkerFeed:
         while True:
             for worker, feed in zip(workers, feeds, strict=True):
                 self._whose_turn = worker
-                if (produced := feed.next_within(0, device, number)) is not None:
-                    return produced
+                if (taken := feed.next_within(0, device, number)) is not None:
+                    return taken
             if dead is not None:
                 self._whose_turn = workers[dead]
                 return feeds[dead].next(device, number)

@@ -1,0 +1,135 @@
+#include "bindings/template.h"
+
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+
+namespace py = pybind11;
+
+namespace fkat {
+namespace {
+
+constexpr int kMaxDepth = 100;
+
+// What may be shared among microbatches: nobody can change it, and nobody has made it special.
+bool is_constant(PyObject* object) {
+  return object == Py_None || PyBool_Check(object) || PyLong_CheckExact(object) ||
+         PyFloat_CheckExact(object) || PyUnicode_CheckExact(object) || PyBytes_CheckExact(object) ||
+         (PyTuple_CheckExact(object) && PyTuple_GET_SIZE(object) == 0);
+}
+
+py::object checked(PyObject* object) {
+  if (object == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(object);
+}
+
+}  // namespace
+
+class Template::Compiler {
+ public:
+  explicit Compiler(const py::list& placeholders) {
+    for (std::size_t i = 0; i < placeholders.size(); ++i) {
+      leaves_.emplace(PyList_GET_ITEM(placeholders.ptr(), static_cast<Py_ssize_t>(i)), i);
+    }
+  }
+
+  std::optional<Node> compile(PyObject* object, int depth = 0) {
+    if (const auto leaf = leaves_.find(object); leaf != leaves_.end()) {
+      return Node{.kind = Kind::kLeaf, .leaf = leaf->second};
+    }
+    if (is_constant(object)) {
+      return Node{.kind = Kind::kConstant, .constant = py::reinterpret_borrow<py::object>(object)};
+    }
+    if (depth == kMaxDepth || !seen_.insert(object).second) return std::nullopt;
+    if (PyDict_CheckExact(object)) return compile_dict(object, depth);
+    if (PyList_CheckExact(object)) {
+      return compile_items(Kind::kList, PyList_GET_SIZE(object), depth,
+                           [&](Py_ssize_t i) { return PyList_GET_ITEM(object, i); });
+    }
+    if (PyTuple_CheckExact(object)) {
+      return compile_items(Kind::kTuple, PyTuple_GET_SIZE(object), depth,
+                           [&](Py_ssize_t i) { return PyTuple_GET_ITEM(object, i); });
+    }
+    return std::nullopt;
+  }
+
+ private:
+  std::optional<Node> compile_dict(PyObject* dict, int depth) {
+    Node node{.kind = Kind::kDict};
+    const py::tuple keys(static_cast<std::size_t>(PyDict_GET_SIZE(dict)));
+    Py_ssize_t position = 0;
+    PyObject *key = nullptr, *value = nullptr;
+    while (PyDict_Next(dict, &position, &key, &value)) {
+      auto child = compile(value, depth + 1);
+      if (!child || !is_constant(key)) return std::nullopt;
+      Py_INCREF(key);
+      PyTuple_SET_ITEM(keys.ptr(), static_cast<Py_ssize_t>(node.children.size()), key);
+      node.children.push_back(std::move(*child));
+    }
+    node.constant = keys;
+    return node;
+  }
+
+  template <typename Item>
+  std::optional<Node> compile_items(Kind kind, Py_ssize_t count, int depth, Item item) {
+    Node node{.kind = kind};
+    for (Py_ssize_t i = 0; i < count; ++i) {
+      auto child = compile(item(i), depth + 1);
+      if (!child) return std::nullopt;
+      node.children.push_back(std::move(*child));
+    }
+    return node;
+  }
+
+  std::unordered_map<PyObject*, std::size_t> leaves_;
+  std::unordered_set<PyObject*> seen_;  // containers
+};
+
+std::optional<Template> Template::of(const py::object& tree, const py::list& placeholders) {
+  auto root = Compiler(placeholders).compile(tree.ptr());
+  if (!root) return std::nullopt;
+  return Template(std::move(*root), placeholders.size());
+}
+
+py::object Template::fill(const py::list& leaves) const {
+  return fill(root_, leaves);
+}
+
+py::object Template::fill(const Node& node, const py::list& leaves) {
+  const auto size = static_cast<Py_ssize_t>(node.children.size());
+  switch (node.kind) {
+    case Kind::kLeaf:
+      return py::reinterpret_borrow<py::object>(
+          PyList_GET_ITEM(leaves.ptr(), static_cast<Py_ssize_t>(node.leaf)));
+    case Kind::kConstant:
+      return node.constant;
+    case Kind::kDict: {
+      py::object dict = checked(PyDict_New());
+      for (Py_ssize_t i = 0; i < size; ++i) {
+        const py::object value = fill(node.children[static_cast<std::size_t>(i)], leaves);
+        PyObject* const key = PyTuple_GET_ITEM(node.constant.ptr(), i);
+        if (PyDict_SetItem(dict.ptr(), key, value.ptr()) != 0) throw py::error_already_set();
+      }
+      return dict;
+    }
+    case Kind::kList: {
+      py::object list = checked(PyList_New(size));
+      for (Py_ssize_t i = 0; i < size; ++i) {
+        py::object value = fill(node.children[static_cast<std::size_t>(i)], leaves);
+        PyList_SET_ITEM(list.ptr(), i, value.release().ptr());
+      }
+      return list;
+    }
+    case Kind::kTuple: {
+      py::object tuple = checked(PyTuple_New(size));
+      for (Py_ssize_t i = 0; i < size; ++i) {
+        py::object value = fill(node.children[static_cast<std::size_t>(i)], leaves);
+        PyTuple_SET_ITEM(tuple.ptr(), i, value.release().ptr());
+      }
+      return tuple;
+    }
+  }
+  return py::none();  // not reached
+}
+
+}  // namespace fkat

@@ -1,0 +1,51 @@
+// Template: a structure that has come before, to be filled with other leaves.
+//
+// Microbatch after microbatch has the same structure, and most are made of dicts, lists and tuples.
+// Unpickling that again costs some 10 us, and several times as much behind a training step, when
+// nothing of pickle is in the caches any more; this copies the containers, and no Python runs.
+
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstddef>
+#include <optional>
+#include <utility>
+#include <vector>
+
+namespace fkat {
+
+class Template {
+ public:
+  // Of what pickle has made of the structure with `placeholders` for leaves. None where a copy of
+  // it might differ from what pickle makes: a container of another type, or one that stands in two
+  // places.
+  static std::optional<Template> of(const pybind11::object& tree,
+                                    const pybind11::list& placeholders);
+
+  // How many placeholders there were.
+  std::size_t num_leaves() const { return num_leaves_; }
+
+  // New containers, around these leaves: as many as there were placeholders.
+  pybind11::object fill(const pybind11::list& leaves) const;
+
+ private:
+  enum class Kind { kLeaf, kConstant, kDict, kList, kTuple };
+
+  struct Node {
+    Kind kind;
+    std::size_t leaf = 0;             // kLeaf: its number
+    pybind11::object constant = {};   // kConstant; kDict: a tuple of its keys
+    std::vector<Node> children = {};  // of a container, in order
+  };
+
+  class Compiler;
+
+  Template(Node root, std::size_t num_leaves) : root_(std::move(root)), num_leaves_(num_leaves) {}
+  static pybind11::object fill(const Node& node, const pybind11::list& leaves);
+
+  Node root_;
+  std::size_t num_leaves_;
+};
+
+}  // namespace fkat
