@@ -184,7 +184,7 @@ def outcome(**more):
     }
 
 
-def test_the_repeats_of_several_rounds_are_put_together():
+def test_the_repeats_of_who_is_measured_twice_are_put_together():
     second = outcome(metrics={"wall_us": [3.0]}, foreign_cores=0.4, reason="it hung at exit")
     together = pooled([outcome(), second])
     assert together == outcome(
@@ -195,7 +195,7 @@ def test_the_repeats_of_several_rounds_are_put_together():
     )
 
 
-def test_a_round_that_failed_is_not_made_up_for_by_another():
+def test_a_failure_is_not_made_up_for_by_another_measurement():
     failed = outcome(kind="failed", metrics={}, reason="ValueError")
     assert pooled([outcome(), failed]) == failed
     assert pooled([failed, outcome()]) == failed
@@ -254,6 +254,7 @@ def test_every_question_is_well_formed(name):
     assert question.title.endswith("?")
     assert any(subject.startswith("fkat") for subject in question.subjects)
     assert {bar.case for bar in question.bars} <= set(question.cases)
+    assert set(question.twice) <= set(question.subjects)
     assert len(set(question.bars)) == len(question.bars)
     for plot in question.plots:
         assert set(plot.cases or plot.x or ()) <= set(question.cases)

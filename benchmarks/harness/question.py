@@ -102,9 +102,8 @@ class Question:
         prepare: (case), called once, in the process that those of the case's subjects are forked
             from: makes data that `measure` finds in a cache, imports what every subject needs.
             Starts no thread, and imports no loader: its import is part of its start.
-        num_rounds: How often all subjects of a case are measured, one after the other, before their
-            repeats are put together. More than one where few per cent count: a machine is faster in
-            one minute than in the next.
+        twice: Subjects between which few per cent count: measured before the others and behind
+            them, since a machine is faster in one minute than in the next.
         columns: Of every case's table.
         bars: What is to be reached.
         plots: Pictures.
@@ -120,7 +119,7 @@ class Question:
     measure: Callable[[str, str, Effort], Measurement]
     columns: Sequence[Column]
     prepare: Callable[[str], object] = lambda case: None
-    num_rounds: int = 1
+    twice: Sequence[str] = ()
     bars: Sequence[Bar] = ()
     plots: Sequence[Plot] = ()
     findings: Callable[[Mapping[str, Rows]], Sequence[str]] | None = None

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -86,10 +86,7 @@ class Interpreters:
     def measure(
         self, question: str, case: str, subjects: Sequence[str], effort: Effort, tell: Tell
     ) -> list[dict[str, Any]]:
-        """Subjects of one case, each under the interpreter that has it; in the order given.
-
-        One that is named twice is measured twice.
-        """
+        """Subjects of one case, each under the interpreter that has it; as often as named."""
         outcomes: list[dict[str, Any]] = []
         for python in dict.fromkeys(map(_python_of, subjects)):
             mine = [subject for subject in subjects if _python_of(subject) == python]
@@ -101,7 +98,7 @@ class Interpreters:
             if python not in self._zygotes:
                 self._zygotes[python] = Zygote(python)
             outcomes += self._zygotes[python].measure(question, case, mine, effort, tell)
-        return sorted(outcomes, key=lambda outcome: subjects.index(outcome["subject"]))
+        return outcomes
 
     def published_packages(self) -> dict[str, str]:
         """Versions in the environment of the published package; empty if it was not used."""
@@ -115,7 +112,7 @@ class Interpreters:
 
 
 def pooled(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The outcomes of a subject in several rounds as one; of a round that failed, that alone."""
+    """All outcomes of a subject as one; of one that failed, that alone."""
     for outcome in outcomes:
         if outcome["kind"] != "measured":
             return outcome
@@ -139,10 +136,10 @@ def _measure_case(
     interpreters: Interpreters,
     tell: Tell,
 ) -> list[dict[str, Any]]:
-    num_rounds = min(question.num_rounds, effort.repeats)
-    effort = replace(effort, repeats=-(-effort.repeats // num_rounds))
-    every = [*subjects] * num_rounds
-    outcomes = interpreters.measure(question.name, case, every, effort, tell)
+    twice = [name for name in subjects if name in question.twice]
+    once = [name for name in subjects if name not in question.twice]
+    outcomes = interpreters.measure(question.name, case, [*twice, *once, *twice], effort, tell)
+    outcomes.sort(key=lambda outcome: subjects.index(outcome["subject"]))
     return [pooled(list(of_one)) for _, of_one in groupby(outcomes, itemgetter("subject"))]
 
 

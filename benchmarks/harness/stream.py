@@ -32,12 +32,12 @@ _LONG_STRETCH_S = 0.3
 _WARM_UP_ITEMS = 8
 """After the first: enough that every slot and segment of every loader here was written once."""
 
-_LONG_WARM_UP_S = 1.0
+_LONG_WARM_UP_S = 0.5
 """A loader that is so slow has no use for more warm-up: at the least as many as are prefetched."""
 
 _LEAD = 4
 _LEAST_ITEMS = 12
-_VERY_LEAST_ITEMS = 2
+_VERY_LEAST_ITEMS = 1
 
 
 def _numbered(

@@ -24,7 +24,7 @@ from typing import Any, TextIO
 TIMEOUT_S = 120
 """A configuration takes seconds; one that takes this long hangs, and has failed."""
 
-EXIT_TIMEOUT_S = 2
+EXIT_TIMEOUT_S = 1
 """What a process may take to end when its outcome is known; some loaders hang then."""
 
 _PIPE_NBYTES = 1 << 20

@@ -26,7 +26,7 @@ from benchmarks.sources.ready import PoolDataset, as_it_is, equal_tensors, pool_
 STEP_S = 0.010
 CASE = equal_tensors("1 tensor of 8 MiB", 1, 8 << 20)
 NUM_WARM_UP_STEPS = 20
-NUM_STEPS = 100
+NUM_STEPS = 60
 """Of a repeat."""
 
 ALONE = "alone"
@@ -203,7 +203,7 @@ QUESTION = Question(
     subjects=SUBJECTS,
     measure=measure,
     prepare=_prepare,
-    num_rounds=2,
+    twice=(ALONE, "beside", "fkat"),
     columns=(
         Column("step ms", "step_ms"),
         Column("p99 step ms", "p99_step_ms"),

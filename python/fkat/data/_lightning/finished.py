@@ -58,6 +58,7 @@ class Finished:
         self._fetched_at: Callable[[], dict[str, Any]] | None = None  # by a fetch under way
         self._num_delivered = 0
         self._is_exhausted = False
+        self._is_in_last_epoch = False
         self._has_counted = False
         self.is_elastic = False
         self._stop_reloading: Callable[[], None] = _do_nothing
@@ -81,10 +82,13 @@ class Finished:
         """The next microbatch of the epoch."""
         if self._pass is None:
             self._pass = iter(self.loader)
+            self._is_in_last_epoch = _lightning.is_in_last_epoch(self.trainer)
         self._num_finished()  # sees every count, so as to know a wrong one
         before = self._fetched_at = self.loader.snapshot()
+        profiler = _lightning.profiler(self.trainer)
+        profiler.start(self._action)  # not profile(): its generator takes as long as a short wait
         try:
-            with _lightning.profiler(self.trainer).profile(self._action), self._asking:
+            with self._asking:
                 microbatch = next(self._pass)
         except StopIteration:
             self._fetched_at = None
@@ -96,6 +100,8 @@ class Finished:
             if _lightning.was_told_to_stop(self.trainer):
                 raise SIGTERMException from error
             raise
+        finally:
+            profiler.stop(self._action)
         # No call before the last of these: an interrupt finds all of them done, or none.
         self._num_delivered += 1
         self._fetched_at = None
@@ -110,7 +116,7 @@ class Finished:
         trainer steps, validates and saves. The loader stands where it stood, and so does
         `position`.
         """
-        if not (self._num_delivered and _lightning.is_in_last_epoch(self.trainer)):
+        if not (self._num_delivered and self._is_in_last_epoch):
             self.loader.prepare()
 
     def state_dict(self) -> dict[str, Any]:
