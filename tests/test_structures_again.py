@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copyreg
+import gc
+import itertools
+import math
 
 import pytest
 import torch
@@ -64,7 +67,7 @@ def sent(*microbatches):
 
 
 def rows(i, size=2):
-    return {"x": torch.full((size,), i), "names": ["a", ("b", 1, 2.5, None, True, b"c", ())]}
+    return {"x": torch.full((size,), i), "names": ["a", ("b", 1, 2.5, None, True, ())]}
 
 
 def test_only_the_first_two_are_unpickled(decodings):
@@ -82,6 +85,74 @@ def test_each_microbatch_has_containers_of_its_own():
         taken["names"].append("more")
         taken["y"] = 0
     assert first["names"] == rows(0)["names"]
+
+
+def test_a_collection_of_garbage_in_the_middle_may_come_back_to_the_unpacker():
+    # Before Python 3.12 making a container collects, and a finalizer may call next().
+    encoder, unpacker = Encoder(), record.unpacker()
+    large, other = (
+        record.pack(Delivered(microbatch, Mark(Ends.NOTHING, 0, 1)), encoder)[0]
+        for microbatch in ([[[i], {i: [i]}] for i in range(500)], ["other"])
+    )
+    for _ in range(2):
+        unpacker.unpack(large, [])
+    comes_back = []
+
+    class Finalized:
+        def __del__(self):
+            comes_back.extend(unpacker.unpack(other, [])[0] for _ in range(3))
+
+    gc.collect()
+    before = gc.get_threshold()
+    for _ in range(20):
+        garbage = Finalized()
+        garbage.itself = garbage
+        del garbage
+        gc.set_threshold(50, 1, 1)
+        try:
+            taken, _ = unpacker.unpack(large, [])
+        finally:
+            gc.set_threshold(*before)
+        gc.collect()
+        assert taken == [[[i], {i: [i]}] for i in range(500)]
+    assert comes_back == [["other"]] * 60
+
+
+def test_a_signal_handler_in_the_middle_of_learning_may_come_back_to_the_unpacker(monkeypatch):
+    def decode_plain(structure, num_leaves):
+        if not comes_back:
+            comes_back.append(True)  # what follows calls this again
+            comes_back.extend(unpacker.unpack(other, [])[0] for _ in range(3))
+        return codec.decode_plain(structure, num_leaves)
+
+    comes_back = []
+    monkeypatch.setattr(record, "decode_plain", decode_plain)
+    encoder, unpacker = Encoder(), record.unpacker()
+    one, other = (
+        record.pack(Delivered(microbatch, Mark(Ends.NOTHING, 0, 1)), encoder)[0]
+        for microbatch in (["one"], ["two"])
+    )
+    taken = [unpacker.unpack(each, [])[0] for each in (one, one, one, other, other, other, one)]
+    assert taken == [["one"]] * 3 + [["two"]] * 3 + [["one"]]
+    assert comes_back == [True, *[["two"]] * 3]
+
+
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")
+def test_bytes_are_those_of_one_microbatch_alone():
+    for taken in sent(*([{"raw": b"abc"}] * 5)):
+        torch.frombuffer(taken["raw"], dtype=torch.uint8).add_(1)
+        assert taken["raw"] == b"bcd"
+
+
+def test_no_number_is_the_same_object_as_that_of_the_last_microbatch():
+    several = list(sent(*([[math.nan]] * 4)))
+    assert all(one != other for one, other in itertools.combinations(several, 2))
+
+
+def test_a_very_large_structure_comes_through():
+    large = {"names": [f"{i:050}" for i in range(3_000)], "x": torch.ones(2)}
+    for taken in sent(large, large, large):
+        assert_same(taken, large)
 
 
 def test_a_tensor_in_two_places_stays_one_object():

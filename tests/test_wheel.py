@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import site
 import subprocess
 import sys
-import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -76,8 +76,7 @@ def sdist(tmp_path_factory) -> Path:
     make = "import sys, scikit_build_core.build as build; build.build_sdist(sys.argv[1])"
     run(sys.executable, "-c", make, folder)
     (archive,) = folder.glob("*.tar.gz")
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+    shutil.unpack_archive(archive, folder)
     return folder / archive.name.removesuffix(".tar.gz")
 
 

@@ -35,6 +35,9 @@ _WARM_UP_ITEMS = 8
 _LONG_WARM_UP_S = 0.5
 """A loader that is so slow has no use for more warm-up: at the least as many as are prefetched."""
 
+NUM_PREFETCHES = 4
+"""Microbatches that each worker of every loader is ahead."""
+
 _LEAD = 4
 _LEAST_ITEMS = 12
 _VERY_LEAST_ITEMS = 1
@@ -59,24 +62,28 @@ def _warm_up(items: Iterator[tuple[int, Any]], check: Check, effort: Effort) -> 
         check(*next(items))
         count += 1
         taken_s = time.perf_counter() - start
-        enough = _LEAD if taken_s > _LONG_WARM_UP_S else _WARM_UP_ITEMS
+        enough = NUM_PREFETCHES if taken_s > _LONG_WARM_UP_S else _WARM_UP_ITEMS
         if count >= enough and taken_s > _STRETCH_S / effort.shorten:
             return
 
 
 def _stretch_length(
-    items: Iterator[tuple[int, Any]], check: Check, effort: Effort, num_ahead: int
+    items: Iterator[tuple[int, Any]], check: Check, effort: Effort, num_workers: int
 ) -> int:
-    """Items of a timed stretch, from the time that a short one takes."""
+    """Items of a timed stretch, from the time that a short one takes; as many of each worker.
+
+    What several workers make comes in bursts, one of each: a stretch of three that begins behind
+    one would count but one burst, the next one two.
+    """
     start, count = time.perf_counter(), 0
     while time.perf_counter() < start + 0.2 * _STRETCH_S / effort.shorten:
         check(*next(items))
         count += 1
     item_s = (time.perf_counter() - start) / count
     budget = _STRETCH_S / effort.shorten / item_s
-    many = max(_LEAST_ITEMS, 4 * num_ahead)
+    many = max(_LEAST_ITEMS, 4 * num_workers * NUM_PREFETCHES)
     generous = min(many, _LONG_STRETCH_S / effort.shorten / item_s)
-    return int(max(budget, generous, _VERY_LEAST_ITEMS))
+    return -(-int(max(budget, generous, _VERY_LEAST_ITEMS)) // num_workers) * num_workers
 
 
 def take_what_is_ready(
@@ -101,15 +108,13 @@ def percentile_99(values: list[float]) -> float:
 def _timed(items: Iterator[tuple[int, Any]], length: int, check: Check) -> dict[str, float]:
     waits: list[float] = []
     loader_cpu_s = 0.0
-    item: Any = None
     clock, cpu_clock = time.perf_counter, time.thread_time
     watch = Stopwatch()
     start_cpu_s = cpu_clock()
     for _ in range(length):
         asked = clock()
         asked_cpu_s = cpu_clock()
-        item = None  # to let go of it is the loader's, too
-        number, item = next(items)
+        number, item = next(items)  # and lets go of the one before
         loader_cpu_s += cpu_clock() - asked_cpu_s
         waits.append(clock() - asked)
         check(number, item)
@@ -129,7 +134,7 @@ def timed_passes(
     effort: Effort,
     check_all: Check,
     check_spot: Check,
-    num_ahead: int = 4,
+    num_workers: int = 1,
 ) -> Measurement:
     """Measure a loader in its steady state.
 
@@ -147,9 +152,9 @@ def timed_passes(
             and the same for every loader. Its CPU time, and that of this loop, is not the loader's,
             and is left out: they are some microseconds in a fast loop, but 20 to 70 behind a wait
             that emptied the caches.
-        num_ahead: Microbatches that are ready at most before they are asked for. They are taken
-            before the first stretch, lest they count as made in no time, and a stretch has at
-            least four times as many, unless that takes too long.
+        num_workers: Each is ahead by a few. What is ready at most is taken before the first
+            stretch, lest it count as made in no time, and a stretch has at least four times as
+            many, unless that takes too long.
 
     Returns:
         ``first_s``: from opening the loader to the first item. ``added_mib``: memory of all
@@ -169,11 +174,11 @@ def timed_passes(
         check_all(*first)
         del first  # some loaders wait for every item to be given back, in order
         _warm_up(items, check_all, effort)
-        length = _stretch_length(items, check_spot, effort, num_ahead)
+        length = _stretch_length(items, check_spot, effort, num_workers)
         gc.collect()
         gc.freeze()
         samples = [memory_mib() - before_mib]
-        take_what_is_ready(items, check_spot, effort, num_ahead)
+        take_what_is_ready(items, check_spot, effort, num_workers * NUM_PREFETCHES)
         stretches = [_timed(items, length, check_spot) for _ in range(effort.repeats)]
         samples.append(memory_mib() - before_mib)
         items.close()

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.harness.stream import NUM_PREFETCHES
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -27,7 +29,7 @@ class Spec:
     batch_size: int | None = None
     collate_fn: Callable[[Any], Any] | None = None
     num_workers: int = 1
-    num_prefetches: int = 4
+    num_prefetches: int = NUM_PREFETCHES
     max_nbytes: int = 1 << 30
     start_method: str | None = None
 

@@ -85,9 +85,8 @@ def _opened(subject: str, num_workers: int) -> AbstractContextManager[Iterable[A
 def measure(case: str, subject: str, effort: Effort) -> Measurement:
     """One loader in its steady state; the case is the number of workers."""
     all_images()  # before a loader forks: its workers start with warm memory
-    return timed_passes(
-        partial(_opened, subject, int(case)), None, effort, compare_all, compare_one
-    )
+    open_loader = partial(_opened, subject, int(case))
+    return timed_passes(open_loader, None, effort, compare_all, compare_one, int(case))
 
 
 def _floor_percent(rows: Rows) -> float:

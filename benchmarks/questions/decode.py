@@ -58,9 +58,8 @@ def measure(case: str, subject: str, effort: Effort) -> Measurement:
     spec = Spec(dataset, BATCH_SIZE, num_workers=int(num_workers), max_nbytes=BATCH_NBYTES)
     open_loader = _in_process if subject == "in-process" else PEERS[subject]
     check = _check_of(kind)
-    return timed_passes(
-        partial(open_loader, spec), None, effort, check.compare_all, check.compare_one
-    )
+    checks = (check.compare_all, check.compare_one)
+    return timed_passes(partial(open_loader, spec), None, effort, *checks, spec.num_workers)
 
 
 def _rate(rows: Rows) -> float:

@@ -51,7 +51,7 @@ def measure(case_name: str, subject: str, effort: Effort) -> Measurement:
     if subject == "spdl-iterate" and spec.num_workers > 1:
         raise CannotDoError("it has one process")
     open_loader = partial(PEERS[subject], spec)
-    return timed_passes(open_loader, None, effort, check_all, check_spot, spec.num_ahead)
+    return timed_passes(open_loader, None, effort, check_all, check_spot, spec.num_workers)
 
 
 def _prepare(case_name: str) -> None:

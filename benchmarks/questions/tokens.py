@@ -86,7 +86,8 @@ def measure(case: str, subject: str, effort: Effort) -> Measurement:
     folder = written_once(f"text-{reader.module}", reader.write)
     check = TokenCheck()
     open_loader = partial(_then_checked, reader, folder, int(case), check)
-    return timed_passes(open_loader, None, effort, check.compare_all, check.compare_one)
+    checks = (check.compare_all, check.compare_one)
+    return timed_passes(open_loader, None, effort, *checks, int(case))
 
 
 def _times(rival: str, rows: Rows) -> float:

@@ -1,4 +1,4 @@
-// The trainer's end of a ring, for _producer_process.py and shm.py.
+// The trainer's end of a ring, for _transport/reader.py and staged_reader.py.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

@@ -1,4 +1,4 @@
-// The producer's end of a ring, for _producer.py.
+// The producer's end of a ring, for _transport/producer.py.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

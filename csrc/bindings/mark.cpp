@@ -1,8 +1,10 @@
 #include "bindings/mark.h"
 
 #include <cstring>
+#include <limits>
 #include <string>
 
+#include "base/bytes.h"
 #include "base/error.h"
 #include "bindings/bindings.h"
 
@@ -14,6 +16,10 @@ namespace {
 py::bytes pack_mark(std::uint8_t ends, std::int64_t shard, std::int64_t offset,
                     std::uint32_t digest, const py::bytes& inner, std::uint32_t before) {
   const auto text = static_cast<std::string_view>(inner);
+  if (text.size() > std::numeric_limits<std::uint32_t>::max()) {
+    throw ArgumentError("the state of a loader has " + format_nbytes(text.size()) +
+                        ", more than the 4 GiB that a mark can carry");
+  }
   const MarkHeader header{shard, offset, digest, before, static_cast<std::uint32_t>(text.size()),
                           ends,  {}};
   std::string packed(reinterpret_cast<const char*>(&header), sizeof header);

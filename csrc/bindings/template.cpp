@@ -1,5 +1,6 @@
 #include "bindings/template.h"
 
+#include <cmath>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -11,10 +12,13 @@ namespace {
 
 constexpr int kMaxDepth = 100;
 
-// What may be shared among microbatches: nobody can change it, and nobody has made it special.
+// What may be shared among microbatches: nobody can change it, nobody has made it special, and
+// nobody can tell that it is the same. Not bytes (torch.frombuffer gives write access to them), and
+// not NaN (which equals itself in a container, if it is the same object).
 bool is_constant(PyObject* object) {
   return object == Py_None || PyBool_Check(object) || PyLong_CheckExact(object) ||
-         PyFloat_CheckExact(object) || PyUnicode_CheckExact(object) || PyBytes_CheckExact(object) ||
+         PyUnicode_CheckExact(object) ||
+         (PyFloat_CheckExact(object) && !std::isnan(PyFloat_AS_DOUBLE(object))) ||
          (PyTuple_CheckExact(object) && PyTuple_GET_SIZE(object) == 0);
 }
 

@@ -2,7 +2,8 @@
 //
 // Microbatch after microbatch has the same structure, and most are made of dicts, lists and tuples.
 // Unpickling that again costs some 10 us, and several times as much behind a training step, when
-// nothing of pickle is in the caches any more; this copies the containers, and no Python runs.
+// nothing of pickle is in the caches any more; this copies the containers. No Python of ours runs,
+// but before Python 3.12 a collection of garbage may run in between, and with it finalizers.
 
 #pragma once
 
@@ -18,8 +19,8 @@ namespace fkat {
 class Template {
  public:
   // Of what pickle has made of the structure with `placeholders` for leaves. None where a copy of
-  // it might differ from what pickle makes: a container of another type, or one that stands in two
-  // places.
+  // it might differ from what pickle makes (a container of another type, or one that stands in two
+  // places, or a value that must not be shared), and where it is nested deeply.
   static std::optional<Template> of(const pybind11::object& tree,
                                     const pybind11::list& placeholders);
 

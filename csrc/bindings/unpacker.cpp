@@ -12,6 +12,10 @@ namespace py = pybind11;
 namespace fkat {
 namespace {
 
+// What varies from microbatch to microbatch, such as texts, is copied once more to be compared
+// with.
+constexpr std::size_t kMaxRememberedNbytes = 64 << 10;
+
 std::string_view as_text(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
@@ -56,20 +60,36 @@ py::tuple Unpacker::unpack(std::span<const std::byte> text, const py::list& leav
 }
 
 py::object Unpacker::assemble(std::span<const std::byte> structure, const py::list& leaves) {
-  if (as_text(structure) != structure_) {
-    structure_ = as_text(structure);
-    has_repeated_ = false;
-    template_.reset();
-  } else if (!has_repeated_) {
-    has_repeated_ = true;
-    const py::object plain = makers_.decode_plain(py::bytes(structure_), leaves.size());
-    if (!plain.is_none()) {
-      const auto [tree, placeholders] = plain.cast<std::pair<py::object, py::list>>();
-      template_ = Template::of(tree, placeholders);
-    }
+  const auto known = repeated_;
+  if (known && as_text(structure) == known->structure) return fill(*known, leaves);
+  if (structure.size() > kMaxRememberedNbytes) {
+    return makers_.decode(py::bytes(as_text(structure)), leaves);
   }
-  if (template_ && template_->num_leaves() == leaves.size()) return template_->fill(leaves);
-  return makers_.decode(py::bytes(structure_), leaves);
+  std::string text(as_text(structure));  // in shared memory it might change
+  if (text == last_) {
+    const auto repeated = learn(std::move(text), leaves.size());
+    repeated_ = repeated;
+    return fill(*repeated, leaves);
+  }
+  last_ = text;
+  return makers_.decode(py::bytes(text), leaves);
+}
+
+std::shared_ptr<const Unpacker::Repeated> Unpacker::learn(std::string structure,
+                                                          std::size_t num_leaves) const {
+  auto repeated = std::make_shared<Repeated>(std::move(structure));
+  const py::object plain = makers_.decode_plain(py::bytes(repeated->structure), num_leaves);
+  if (!plain.is_none()) {
+    const auto [tree, placeholders] = plain.cast<std::pair<py::object, py::list>>();
+    repeated->shape = Template::of(tree, placeholders);
+  }
+  return repeated;
+}
+
+py::object Unpacker::fill(const Repeated& repeated, const py::list& leaves) const {
+  const auto& shape = repeated.shape;
+  if (shape && shape->num_leaves() == leaves.size()) return shape->fill(leaves);
+  return makers_.decode(py::bytes(repeated.structure), leaves);
 }
 
 void bind_unpacker(py::module_& module) {

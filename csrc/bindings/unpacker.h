@@ -44,12 +44,20 @@ class Unpacker {
   pybind11::tuple unpack(std::span<const std::byte> text, const pybind11::list& leaves);
 
  private:
+  // A structure that came twice in a row. Never changed, and held while it is used: whatever runs
+  // Python, a finalizer in a collection of garbage too, may come back to this object.
+  struct Repeated {
+    std::string structure;
+    std::optional<Template> shape;
+  };
+
   pybind11::object assemble(std::span<const std::byte> structure, const pybind11::list& leaves);
+  std::shared_ptr<const Repeated> learn(std::string structure, std::size_t num_leaves) const;
+  pybind11::object fill(const Repeated& repeated, const pybind11::list& leaves) const;
 
   Makers makers_;
-  std::string structure_;             // the last one
-  bool has_repeated_ = false;         // so those that follow may be like it, too
-  std::optional<Template> template_;  // of that, if it has one
+  std::string last_;  // structure, unless it was too large to be worth it
+  std::shared_ptr<const Repeated> repeated_;
 };
 
 }  // namespace fkat

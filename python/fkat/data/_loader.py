@@ -279,6 +279,13 @@ class FedLoader(ABC, Generic[T_co]):
                 self._replace_producer(death)
                 if self._is_over:  # it had published the last one
                     raise StopIteration from None
+            except Exception:
+                raise
+            except BaseException:  # an interrupt
+                if not self._multiprocessing:
+                    # It ended the user's code, which ran here: begun again where this stands.
+                    self._stop_feed()
+                raise
 
     def _length(self) -> int | None:
         while True:

@@ -46,7 +46,7 @@ Standing = tuple[Place, int, Mark | None, tuple[Ends, int, int]]
 """A place, worked out only where somebody asks for it or where its trail needs it: the last place
 that was worked out; how many microbatches of the epoch this rank has had; the mark of the last of
 them, if that is later than the place; and the least mark that the place has to be worked out for,
-since it ends something, is of the next shard, or has a digest that the trail keeps.
+since it ends something, is of a later shard, or has a digest that the trail keeps.
 
 A plain tuple, since the loader takes one apart and makes another for each microbatch.
 """

@@ -86,8 +86,9 @@ class Finished:
         self._num_finished()  # sees every count, so as to know a wrong one
         before = self._fetched_at = self.loader.snapshot()
         profiler = _lightning.profiler(self.trainer)
-        profiler.start(self._action)  # not profile(): its generator takes as long as a short wait
         try:
+            # Not profile(), which does the same: its generator takes as long as a short wait.
+            profiler.start(self._action)
             with self._asking:
                 microbatch = next(self._pass)
         except StopIteration:

@@ -48,10 +48,12 @@ class LocalFeed:
         taken: Taken = produced if isinstance(produced, Delivered) else (produced, None)
         if device is not None:
             taken = moved(taken, device)  # may lack memory: asked again, it tries again
-        self._held = None
+        stats = self._stats
         if taken[1] is not None:
-            waited_s = time.perf_counter() - begin
-            self._stats += LoaderStats(num_microbatches=1, stall_s=waited_s)
+            stats += LoaderStats(num_microbatches=1, stall_s=time.perf_counter() - begin)
+        # No call from here on: an interrupt would lose what was taken.
+        self._stats = stats
+        self._held = None
         return taken
 
     def length(self) -> int | None:

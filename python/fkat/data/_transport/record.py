@@ -31,7 +31,7 @@ def pack(produced: Produced, encoder: Encoder) -> tuple[bytes, list[Any]]:
 
 def is_event(structure: bytes) -> bool:
     """Whether it is the structure of an event, not of a microbatch."""
-    return structure.startswith(_MARK_OF_EVENT)
+    return int.from_bytes(structure[:8], "little", signed=True) == _core.EVENT
 
 
 def end_of(record: _core.EndOfPass | _core.ProducerError) -> Exception:

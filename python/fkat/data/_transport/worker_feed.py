@@ -85,17 +85,19 @@ class WorkerFeed:
                 if turns is None or turns.end(self._whose_turn):
                     raise
                 continue
-            # No call before it is kept: an interrupt would lose it.
+            # No call before it is kept, or returned: an interrupt would lose it.
             if read[1] is not None and turns is not None:
                 self._uncounted = read
-            elif isinstance(read[0], Described):
-                self._agree_on(read[0].dealing)  # the next call opens who is missing
-                return read
-            elif turns is None:
-                # How many there are was lost to an interrupt: from the start.
-                self.begin_pass(self._epoch)
-            else:
-                return read
+                continue
+            match read[0]:
+                case Described(dealing=dealing):
+                    self._agree_on(dealing)  # the next call opens who is missing
+                    return read
+                case _ if turns is None:
+                    # How many there are was lost to an interrupt: from the start.
+                    self.begin_pass(self._epoch)
+                case _:
+                    return read
 
     def replace(self, work: LoaderWork, goes_on: bool) -> None:
         # Only whose turn it is was asked, so only that one is known to be dead: the others run on.
