@@ -161,6 +161,7 @@ def test_while_an_interpreter_for_the_producer_starts(start_trainer, wait_until,
     wait_until(lambda: not any(map(is_alive, processes)))
 
 
+@pytest.mark.alone  # whose the machine's shared memory is cannot be told
 def test_its_memory_is_given_back(start_trainer, wait_until):
     before = shared_nbytes()
     source = TRAINER.replace("(250_000,)", "(16_000_000,)")  # 4 published, 122 MiB each
