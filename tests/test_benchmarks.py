@@ -22,7 +22,12 @@ from benchmarks import questions
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.question import Bar, Column, Effort, Question, WrongPayloadError
 from benchmarks.harness.run import pooled
-from benchmarks.harness.stream import percentile_99, take_what_is_ready, timed_passes
+from benchmarks.harness.stream import (
+    percentile_99,
+    stretch_length,
+    take_what_is_ready,
+    timed_passes,
+)
 from benchmarks.questions import handoff
 from benchmarks.report.page import page
 from benchmarks.report.summary import summarise
@@ -175,6 +180,18 @@ def test_before_the_stretches_only_what_was_ready_is_taken(wait_s, num_taken):
         waited_for(), lambda number, item: taken.append(number), Effort(), num_ahead=4
     )
     assert taken == list(range(num_taken))
+
+
+@pytest.mark.parametrize("num_at_once", [1, 4, 7])
+def test_a_stretch_has_whole_bursts(num_at_once):
+    def in_bursts():
+        for number in range(ENDLESS):
+            time.sleep(0.02 if number % num_at_once == 0 else 0)
+            yield number, None
+
+    length = stretch_length(in_bursts(), lambda number, item: None, Effort(), num_at_once)
+    assert length % num_at_once == 0
+    assert length > 0
 
 
 def outcome(**more):

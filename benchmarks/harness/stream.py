@@ -67,13 +67,13 @@ def _warm_up(items: Iterator[tuple[int, Any]], check: Check, effort: Effort) -> 
             return
 
 
-def _stretch_length(
-    items: Iterator[tuple[int, Any]], check: Check, effort: Effort, num_workers: int
+def stretch_length(
+    items: Iterator[tuple[int, Any]], check: Check, effort: Effort, num_at_once: int
 ) -> int:
     """Items of a timed stretch, from the time that a short one takes; as many of each worker.
 
-    What several workers make comes in bursts, one of each: a stretch of three that begins behind
-    one would count but one burst, the next one two.
+    What several workers (or threads) make comes in bursts, one of each: a stretch of three that
+    begins behind one would count but one burst, the next one two.
     """
     start, count = time.perf_counter(), 0
     while time.perf_counter() < start + 0.2 * _STRETCH_S / effort.shorten:
@@ -81,9 +81,9 @@ def _stretch_length(
         count += 1
     item_s = (time.perf_counter() - start) / count
     budget = _STRETCH_S / effort.shorten / item_s
-    many = max(_LEAST_ITEMS, 4 * num_workers * NUM_PREFETCHES)
+    many = max(_LEAST_ITEMS, 4 * num_at_once * NUM_PREFETCHES)
     generous = min(many, _LONG_STRETCH_S / effort.shorten / item_s)
-    return -(-int(max(budget, generous, _VERY_LEAST_ITEMS)) // num_workers) * num_workers
+    return -(-int(max(budget, generous, _VERY_LEAST_ITEMS)) // num_at_once) * num_at_once
 
 
 def take_what_is_ready(
@@ -134,7 +134,7 @@ def timed_passes(
     effort: Effort,
     check_all: Check,
     check_spot: Check,
-    num_workers: int = 1,
+    num_at_once: int = 1,
 ) -> Measurement:
     """Measure a loader in its steady state.
 
@@ -152,9 +152,10 @@ def timed_passes(
             and the same for every loader. Its CPU time, and that of this loop, is not the loader's,
             and is left out: they are some microseconds in a fast loop, but 20 to 70 behind a wait
             that emptied the caches.
-        num_workers: Each is ahead by a few. What is ready at most is taken before the first
-            stretch, lest it count as made in no time, and a stretch has at least four times as
-            many, unless that takes too long.
+        num_at_once: How many microbatches are made at the same time: mostly one by each worker,
+            which is ahead by a few. What is ready at most is taken before the first stretch, lest
+            it count as made in no time, and a stretch has at least four times as many, unless that
+            takes too long.
 
     Returns:
         ``first_s``: from opening the loader to the first item. ``added_mib``: memory of all
@@ -174,11 +175,11 @@ def timed_passes(
         check_all(*first)
         del first  # some loaders wait for every item to be given back, in order
         _warm_up(items, check_all, effort)
-        length = _stretch_length(items, check_spot, effort, num_workers)
+        length = stretch_length(items, check_spot, effort, num_at_once)
         gc.collect()
         gc.freeze()
         samples = [memory_mib() - before_mib]
-        take_what_is_ready(items, check_spot, effort, num_workers * NUM_PREFETCHES)
+        take_what_is_ready(items, check_spot, effort, num_at_once * NUM_PREFETCHES)
         stretches = [_timed(items, length, check_spot) for _ in range(effort.repeats)]
         samples.append(memory_mib() - before_mib)
         items.close()

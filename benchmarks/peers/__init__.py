@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.peers import dataloader, fkat, grain, published, spdl, spdl_iterate
 from benchmarks.peers.spec import Spec
 
-__all__ = ["PEERS", "TITLES", "Spec"]
+__all__ = ["PEERS", "TITLES", "Spec", "num_at_once"]
 
 PEERS: dict[str, Callable[[Spec], AbstractContextManager[Iterable[Any]]]] = {
     "dataloader": dataloader.open_loader,
@@ -36,3 +36,8 @@ TITLES = {
     "fkat": "fkat ShmDataLoader",
 }
 """Name -> how it is called in a table."""
+
+
+def num_at_once(name: str, spec: Spec) -> int:
+    """How many microbatches a loader makes at the same time: one in each worker or thread."""
+    return spec.num_workers * (grain.num_threads(spec) if name == "grain" else 1)

@@ -50,6 +50,11 @@ class _Reiterable:
             iterator.close()
 
 
+def num_threads(spec: Spec) -> int:
+    """Threads of each worker: as many as are ahead; 1 where microbatches are ready."""
+    return 1 if spec.batch_size is None else spec.num_prefetches
+
+
 @contextmanager
 def open_loader(spec: Spec) -> Iterator[Iterable[Any]]:
     """Reads ready microbatches without threads, which is faster; the items of a batch with them."""
@@ -61,7 +66,7 @@ def open_loader(spec: Spec) -> Iterator[Iterable[Any]]:
     reads = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     if spec.batch_size is not None:
         dataset = dataset.batch(spec.batch_size)
-        reads = grain.ReadOptions(prefetch_buffer_size=spec.num_prefetches)
+        reads = grain.ReadOptions(num_threads(spec), spec.num_prefetches)
     options = grain.MultiprocessingOptions(
         spec.num_workers, per_worker_buffer_size=spec.num_prefetches
     )

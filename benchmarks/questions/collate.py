@@ -17,7 +17,7 @@ from benchmarks.harness.cells import per_second, share_of
 from benchmarks.harness.question import Bar, Column, Effort, Measurement, Plot, Question
 from benchmarks.harness.spread import Rows
 from benchmarks.harness.stream import CPU_AND_WAIT, timed_passes
-from benchmarks.peers import PEERS, TITLES, Spec
+from benchmarks.peers import PEERS, TITLES, Spec, num_at_once
 from benchmarks.sources.images import (
     BATCH_NBYTES,
     BATCH_SIZE,
@@ -64,13 +64,11 @@ def own_collate(images: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack(images)
 
 
-def _opened(subject: str, num_workers: int) -> AbstractContextManager[Iterable[Any]]:
+def _opened(subject: str, spec: Spec) -> AbstractContextManager[Iterable[Any]]:
     if subject == FLOOR:
         return _floor()
     if subject == "in-process":
         return _in_process()
-    dataset = ImagesInMemory(NUM_ITEMS)
-    spec = Spec(dataset, BATCH_SIZE, num_workers=num_workers, max_nbytes=BATCH_NBYTES)
     if subject == "fkat-own-collate":
         return PEERS["fkat"](replace(spec, collate_fn=own_collate))
     if subject == "spdl-huge-pages":
@@ -85,8 +83,11 @@ def _opened(subject: str, num_workers: int) -> AbstractContextManager[Iterable[A
 def measure(case: str, subject: str, effort: Effort) -> Measurement:
     """One loader in its steady state; the case is the number of workers."""
     all_images()  # before a loader forks: its workers start with warm memory
-    open_loader = partial(_opened, subject, int(case))
-    return timed_passes(open_loader, None, effort, compare_all, compare_one, int(case))
+    dataset = ImagesInMemory(NUM_ITEMS)
+    spec = Spec(dataset, BATCH_SIZE, num_workers=int(case), max_nbytes=BATCH_NBYTES)
+    open_loader = partial(_opened, subject, spec)
+    at_once = num_at_once(subject, spec)
+    return timed_passes(open_loader, None, effort, compare_all, compare_one, at_once)
 
 
 def _floor_percent(rows: Rows) -> float:

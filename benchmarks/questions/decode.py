@@ -12,7 +12,7 @@ from benchmarks.harness.cells import per_second, times_of
 from benchmarks.harness.question import Bar, Column, Effort, Measurement, Plot, Question
 from benchmarks.harness.spread import Rows
 from benchmarks.harness.stream import CPU_AND_WAIT, timed_passes
-from benchmarks.peers import PEERS, TITLES, Spec
+from benchmarks.peers import PEERS, TITLES, Spec, num_at_once
 from benchmarks.sources.pictures import (
     BATCH_NBYTES,
     BATCH_SIZE,
@@ -59,7 +59,8 @@ def measure(case: str, subject: str, effort: Effort) -> Measurement:
     open_loader = _in_process if subject == "in-process" else PEERS[subject]
     check = _check_of(kind)
     checks = (check.compare_all, check.compare_one)
-    return timed_passes(partial(open_loader, spec), None, effort, *checks, spec.num_workers)
+    at_once = num_at_once(subject, spec)
+    return timed_passes(partial(open_loader, spec), None, effort, *checks, at_once)
 
 
 def _rate(rows: Rows) -> float:
@@ -78,7 +79,10 @@ default collate. The trainer decodes the same files beforehand, and compares eve
 in the warm-up, one line of one picture of each batch after it.
 
 Decoding takes as long whoever asks for it, so nobody is much faster than DataLoader here: what is
-to be gained is the trainer's CPU. Beyond the noise nobody may be slower."""
+to be gained is the trainer's CPU. Beyond the noise nobody may be slower.
+
+Grain has 4 threads in each worker, one for each batch that it is ahead, and Pillow decodes without
+the GIL: its one worker uses both cores. Of `DataLoader` and of fkat that takes two workers."""
 
 QUESTION = Question(
     name="decode",

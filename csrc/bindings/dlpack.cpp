@@ -51,6 +51,13 @@ void destroy_capsule(PyObject* capsule) {
   managed->deleter(managed);
 }
 
+const DLTensor& tensor_of(PyObject* capsule) {
+  const auto* managed =
+      static_cast<const DLManagedTensor*>(PyCapsule_GetPointer(capsule, kCapsuleName));
+  if (managed == nullptr) throw py::error_already_set();
+  return managed->tensor;
+}
+
 // DLDataTypeCode for a struct-module format of one native element; the codec sends no other arrays.
 DType dtype_of(const char* format, Py_ssize_t itemsize) {
   const std::string text(format == nullptr ? "B" : format);
@@ -111,10 +118,7 @@ std::int64_t* LeafImport::new_dims(std::size_t count) {
 }
 
 void LeafImport::add_tensor(PyObject* capsule) {
-  const auto* managed =
-      static_cast<const DLManagedTensor*>(PyCapsule_GetPointer(capsule, kCapsuleName));
-  if (managed == nullptr) throw py::error_already_set();
-  const DLTensor& tensor = managed->tensor;
+  const DLTensor& tensor = tensor_of(capsule);
   if (tensor.device.type != kCpu) throw ArgumentError("a leaf is not in host memory");
   const auto ndim = static_cast<std::size_t>(tensor.ndim);
   const std::int64_t* strides = tensor.strides;
@@ -174,10 +178,26 @@ std::uint32_t dtype_key(DType dtype) {
 }
 
 std::uint32_t dtype_key(const py::object& capsule) {
-  const auto* managed =
-      static_cast<const DLManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), kCapsuleName));
-  if (managed == nullptr) throw py::error_already_set();
-  return dtype_key(managed->tensor.dtype);
+  return dtype_key(tensor_of(capsule.ptr()).dtype);
+}
+
+bool is_dense(const py::object& capsule) {
+  const DLTensor& tensor = tensor_of(capsule.ptr());
+  if (tensor.strides == nullptr) return true;
+  const auto ndim = static_cast<std::size_t>(tensor.ndim);
+  std::vector<std::pair<std::int64_t, std::int64_t>> dims;  // stride, size
+  dims.reserve(ndim);
+  for (std::size_t i = 0; i < ndim; ++i) {
+    if (tensor.shape[i] == 0) return true;
+    if (tensor.shape[i] != 1) dims.emplace_back(tensor.strides[i], tensor.shape[i]);
+  }
+  std::ranges::sort(dims);
+  std::int64_t expected = 1;
+  for (const auto& [stride, size] : dims) {
+    if (stride != expected) return false;
+    expected *= size;
+  }
+  return true;
 }
 
 namespace {

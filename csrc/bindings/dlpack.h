@@ -59,6 +59,10 @@ pybind11::object export_tensor(const Leaf& leaf, std::byte* frame,
 pybind11::object export_bytes(std::byte* memory, std::uint64_t nbytes,
                               std::shared_ptr<const void> owner);
 
+// Whether the elements of a tensor fill its memory without holes or overlap, in any order of
+// strides: else it cannot be a leaf.
+bool is_dense(const pybind11::object& capsule);
+
 // A number for each element type, the same for a leaf and for a tensor's capsule.
 std::uint32_t dtype_key(DType dtype);
 std::uint32_t dtype_key(const pybind11::object& capsule);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "bindings/checked.h"
 #include "bindings/dlpack.h"
 
 namespace py = pybind11;
@@ -38,12 +39,6 @@ LeafBuffer private_buffer(const Leaf& leaf, const std::byte* frame) {
   const std::shared_ptr<std::byte[]> copy(new std::byte[leaf.nbytes]);
   if (leaf.nbytes != 0) std::memcpy(copy.get(), frame + leaf.offset, leaf.nbytes);
   return leaf_buffer(leaf, copy.get(), copy);
-}
-
-py::object call(const py::object& function, const py::object& argument) {
-  PyObject* value = PyObject_CallOneArg(function.ptr(), argument.ptr());
-  if (value == nullptr) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(value);
 }
 
 // A new list's item, once.

@@ -1,9 +1,14 @@
 #include "bindings/template.h"
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
+
+#include "bindings/checked.h"
 
 namespace py = pybind11;
 
@@ -22,9 +27,17 @@ bool is_constant(PyObject* object) {
          (PyTuple_CheckExact(object) && PyTuple_GET_SIZE(object) == 0);
 }
 
-py::object checked(PyObject* object) {
-  if (object == nullptr) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(object);
+std::uint64_t bits(PyObject* number) {
+  return std::bit_cast<std::uint64_t>(PyFloat_AS_DOUBLE(number));
+}
+
+// Whether pickle would write the same. Of a constant and anything else; asks no class of the
+// user's.
+bool is_same(PyObject* constant, PyObject* object) {
+  if (constant == object) return true;
+  if (Py_TYPE(constant) != Py_TYPE(object)) return false;
+  if (PyFloat_CheckExact(constant)) return bits(constant) == bits(object);  // 0.0 == -0.0
+  return PyObject_RichCompareBool(constant, object, Py_EQ) == 1;
 }
 
 }  // namespace
@@ -89,6 +102,74 @@ class Template::Compiler {
   std::unordered_set<PyObject*> seen_;  // containers
 };
 
+class Template::Matcher {
+ public:
+  explicit Matcher(std::size_t num_leaves) : leaves_(num_leaves) {}
+
+  bool match(const Node& node, PyObject* object) {
+    const auto size = static_cast<Py_ssize_t>(node.children.size());
+    switch (node.kind) {
+      case Kind::kLeaf:
+        return match_leaf(node.leaf, object);
+      case Kind::kConstant:
+        return is_same(node.constant.ptr(), object);
+      case Kind::kDict:
+        return PyDict_CheckExact(object) && PyDict_GET_SIZE(object) == size &&
+               match_dict(node, object);
+      case Kind::kList:
+        return PyList_CheckExact(object) && PyList_GET_SIZE(object) == size &&
+               match_items(node, object, [&](Py_ssize_t i) { return PyList_GET_ITEM(object, i); });
+      case Kind::kTuple:
+        return PyTuple_CheckExact(object) && PyTuple_GET_SIZE(object) == size &&
+               match_items(node, object, [&](Py_ssize_t i) { return PyTuple_GET_ITEM(object, i); });
+    }
+    return false;  // not reached
+  }
+
+  // None if one object stands where there were two.
+  std::optional<py::list> leaves() {
+    std::ranges::sort(seen_);
+    if (std::ranges::adjacent_find(seen_) != seen_.end()) return std::nullopt;
+    if (num_found_ != leaves_.size()) return std::nullopt;  // nobody pickles like that
+    return std::move(leaves_);
+  }
+
+ private:
+  bool match_leaf(std::size_t number, PyObject* object) {
+    PyObject*& place = reinterpret_cast<PyListObject*>(leaves_.ptr())->ob_item[number];
+    if (place != nullptr) return place == object;  // a leaf that stands in several places
+    Py_INCREF(object);
+    place = object;
+    ++num_found_;
+    seen_.push_back(object);
+    return true;
+  }
+
+  bool match_dict(const Node& node, PyObject* dict) {
+    seen_.push_back(dict);
+    Py_ssize_t position = 0, i = 0;
+    PyObject *key = nullptr, *value = nullptr;
+    for (; PyDict_Next(dict, &position, &key, &value); ++i) {
+      if (!is_same(PyTuple_GET_ITEM(node.constant.ptr(), i), key)) return false;
+      if (!match(node.children[static_cast<std::size_t>(i)], value)) return false;
+    }
+    return true;
+  }
+
+  template <typename Item>
+  bool match_items(const Node& node, PyObject* container, Item item) {
+    seen_.push_back(container);
+    for (std::size_t i = 0; i < node.children.size(); ++i) {
+      if (!match(node.children[i], item(static_cast<Py_ssize_t>(i)))) return false;
+    }
+    return true;
+  }
+
+  py::list leaves_;
+  std::size_t num_found_ = 0;
+  std::vector<PyObject*> seen_;  // containers and leaves
+};
+
 std::optional<Template> Template::of(const py::object& tree, const py::list& placeholders) {
   auto root = Compiler(placeholders).compile(tree.ptr());
   if (!root) return std::nullopt;
@@ -97,6 +178,12 @@ std::optional<Template> Template::of(const py::object& tree, const py::list& pla
 
 py::object Template::fill(const py::list& leaves) const {
   return fill(root_, leaves);
+}
+
+std::optional<py::list> Template::match(const py::object& tree) const {
+  Matcher matcher(num_leaves_);
+  if (!matcher.match(root_, tree.ptr())) return std::nullopt;
+  return matcher.leaves();
 }
 
 py::object Template::fill(const Node& node, const py::list& leaves) {

@@ -1,4 +1,4 @@
-// Template: a structure that has come before, to be filled with other leaves.
+// Template: a structure that has come before, to be filled with other leaves, or found again.
 //
 // Microbatch after microbatch has the same structure, and most are made of dicts, lists and tuples.
 // Unpickling that again costs some 10 us, and several times as much behind a training step, when
@@ -30,6 +30,10 @@ class Template {
   // New containers, around these leaves: as many as there were placeholders.
   pybind11::object fill(const pybind11::list& leaves) const;
 
+  // The reverse: what stands in `tree` instead of the placeholders. None where anything else is
+  // different, or what was one object is two, or two are one. Runs no Python.
+  std::optional<pybind11::list> match(const pybind11::object& tree) const;
+
  private:
   enum class Kind { kLeaf, kConstant, kDict, kList, kTuple };
 
@@ -41,6 +45,7 @@ class Template {
   };
 
   class Compiler;
+  class Matcher;
 
   Template(Node root, std::size_t num_leaves) : root_(std::move(root)), num_leaves_(num_leaves) {}
   static pybind11::object fill(const Node& node, const pybind11::list& leaves);

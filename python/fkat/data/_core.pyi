@@ -134,6 +134,21 @@ class Unpacker:
     def unpack(self, structure: bytes, leaves: list[Any]) -> tuple[Any, Any]: ...
 
 @final
+class Gatherer:
+    @staticmethod
+    def of(
+        tree: Any,
+        placeholders: list[object],
+        *,
+        tensor_type: type[Any],
+        lazy_checks: dict[Any, Callable[[Any], bool] | None],
+        to_dlpack: Callable[[Any], Any],
+        array_type: type[Any],
+        plain_array: Callable[[Any], Any],
+    ) -> Gatherer | None: ...
+    def gather(self, microbatch: Any) -> list[Any] | None: ...
+
+@final
 class ReaderStats:
     @property
     def num_microbatches(self) -> int: ...

@@ -5,6 +5,8 @@ number. So any container that can be pickled works, the bytes of tensors are nev
 object that appears twice stays one object. Leaves are handed to the ring as DLPack capsules
 (tensors) and buffers (arrays).
 
+A structure that comes again and again, as most do, is not pickled again: see `_core.Gatherer`.
+
 What is not a plain leaf is pickled as a call on plain leaves (a tensor that requires grad, a dtype
 that DLPack lacks, a sparse tensor, a structured array), or as its class wants (subclasses).
 """
@@ -20,6 +22,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
+from fkat.data import _core
 from fkat.data._transport.dtypes import (
     LAZY_CHECK_OF_PLAIN_DTYPE,
     from_dlpack,
@@ -35,6 +38,10 @@ _VIEWABLE_ARRAY_KINDS = frozenset("biufcmMSUV")
 
 # A structure above this may be of many objects: the pickler's table of them never shrinks.
 _LARGE_NBYTES = 16 << 10
+
+# A structure above this is not compared with the next: it may be texts, which vary. As the
+# trainer's Unpacker has it.
+_MAX_REMEMBERED_NBYTES = 64 << 10
 
 
 def encode(microbatch: Any, prefix: bytes = b"") -> tuple[bytes, list[Any]]:
@@ -103,9 +110,10 @@ class Encoder:
     """Takes microbatches apart, one after another. Used by one thread."""
 
     def __init__(self) -> None:
-        self._leaves: list[Any] = []
-        self._file = io.BytesIO()
-        self._pickler = pickle.Pickler(self._file, protocol=5)
+        self._pickler = _LeafPickler()
+        self._last = b""  # structure
+        self._repeated = b""  # the last one that came twice in a row
+        self._gatherer: _core.Gatherer | None = None  # of microbatches that have it
 
     def encode(self, microbatch: Any, prefix: bytes = b"") -> tuple[bytes, list[Any]]:
         """Take a microbatch apart.
@@ -121,9 +129,49 @@ class Encoder:
         Raises:
             TypeError: Something in it cannot be pickled; names its place.
         """
+        if self._gatherer is not None:
+            leaves = self._gatherer.gather(microbatch)
+            if leaves is not None:
+                return prefix + self._repeated, leaves
+        structure, leaves = self._pickler.dump(microbatch)
+        self._learn(structure, len(leaves))
+        return prefix + structure, leaves
+
+    def _learn(self, structure: bytes, num_leaves: int) -> None:
+        if len(structure) > _MAX_REMEMBERED_NBYTES or structure == self._repeated:
+            return
+        if structure == self._last:
+            self._repeated = structure
+            self._gatherer = _gatherer(structure, num_leaves)
+        self._last = structure
+
+
+def _gatherer(structure: bytes, num_leaves: int) -> _core.Gatherer | None:
+    plain = decode_plain(structure, num_leaves)
+    if plain is None:
+        return None
+    return _core.Gatherer.of(
+        *plain,
+        tensor_type=torch.Tensor,
+        lazy_checks=LAZY_CHECK_OF_PLAIN_DTYPE,
+        to_dlpack=to_dlpack,
+        array_type=np.ndarray,
+        plain_array=_plain_array,
+    )
+
+
+class _LeafPickler:
+    """A pickler that sets plain leaves aside. Used by one thread."""
+
+    def __init__(self) -> None:
+        self._leaves: list[Any] = []
+        self._file = io.BytesIO()
+        self._pickler = pickle.Pickler(self._file, protocol=5)
+
+    def dump(self, microbatch: Any) -> tuple[bytes, list[Any]]:
+        """The structure and the leaves. Raises TypeError."""
         self._file.seek(0)
         self._file.truncate()
-        self._file.write(prefix)
         # Looked up by exact type, before anything a class says about itself; what appears again is
         # found in the pickler's memo. Anew each time, because user code may register more.
         self._pickler.dispatch_table = {
@@ -145,9 +193,9 @@ class Encoder:
             self._leaves = []
 
     def reduce_tensor(self, tensor: torch.Tensor) -> Any:
-        """As ``__reduce_ex__``. Called for every tensor: the hottest code of the producer."""
-        lazy_check = LAZY_CHECK_OF_PLAIN_DTYPE.get(tensor.dtype)
-        if lazy_check is None or tensor.requires_grad or lazy_check(tensor):
+        """As ``__reduce_ex__``."""
+        lazy_check = LAZY_CHECK_OF_PLAIN_DTYPE.get(tensor.dtype, _always)
+        if tensor.requires_grad or (lazy_check is not None and lazy_check(tensor)):
             return _reduce_unusual_tensor(tensor)
         leaves = self._leaves
         try:
@@ -159,11 +207,23 @@ class Encoder:
 
     def reduce_array(self, array: np.ndarray[Any, Any]) -> Any:
         """As ``__reduce_ex__``."""
-        dtype = array.dtype
-        if dtype.char not in _PLAIN_ARRAY_CHARS or not dtype.isnative:
+        plain = _plain_array(array)
+        if plain is None:
             return _reduce_unusual_array(array)
-        self._leaves.append(array if array.flags.forc else array.copy(order="K"))
+        self._leaves.append(plain)
         return _leaf, (len(self._leaves) - 1,)
+
+
+def _plain_array(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+    """The array as a leaf; None if it cannot be one."""
+    dtype = array.dtype
+    if dtype.char not in _PLAIN_ARRAY_CHARS or not dtype.isnative:
+        return None
+    return array if array.flags.forc else array.copy(order="K")
+
+
+def _always(_: torch.Tensor) -> bool:
+    return True
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:

@@ -13,6 +13,9 @@ from fkat.data import _core
 from_dlpack: Callable[[Any], torch.Tensor] = _from_dlpack
 to_dlpack: Callable[[torch.Tensor], Any] = _to_dlpack
 
+LazyCheck = Callable[[torch.Tensor], bool]
+"""Whether the memory of a tensor does not say all."""
+
 # Dtypes by what can hide behind them: a lazy conjugation, a lazy negation, or nothing.
 _COMPLEX = ("complex64", "complex128")
 _FLOATING = (
@@ -30,10 +33,6 @@ def is_lazy(tensor: torch.Tensor) -> bool:
     return tensor.is_conj() or tensor.is_neg()
 
 
-def _never(_: torch.Tensor) -> bool:
-    return False
-
-
 def _survives_dlpack(dtype: torch.dtype) -> bool:
     """Whether this torch sends the dtype through DLPack and gets it back: releases differ."""
     try:
@@ -42,8 +41,9 @@ def _survives_dlpack(dtype: torch.dtype) -> bool:
         return False
 
 
-def _plain_dtypes() -> dict[torch.dtype, Callable[[torch.Tensor], bool]]:
-    checks = ((_COMPLEX, is_lazy), (_FLOATING, torch.Tensor.is_neg), (_INTEGRAL, _never))
+def _plain_dtypes() -> dict[torch.dtype, LazyCheck | None]:
+    checks: tuple[tuple[tuple[str, ...], LazyCheck | None], ...]
+    checks = ((_COMPLEX, is_lazy), (_FLOATING, torch.Tensor.is_neg), (_INTEGRAL, None))
     known = ((getattr(torch, name, None), check) for names, check in checks for name in names)
     return {dtype: check for dtype, check in known if dtype and _survives_dlpack(dtype)}
 
