@@ -228,6 +228,16 @@ def test_a_template_is_not_filled_with_another_number_of_leaves():
         unpacker.unpack(structure, [])
 
 
+def test_structures_that_repeat_by_chance_are_learnt_seldom(monkeypatch):
+    learnt = []
+    monkeypatch.setattr(
+        record, "decode_plain", lambda structure, num_leaves: learnt.append(structure)
+    )
+    for i, taken in enumerate(sent(*([i // 2] for i in range(1000)))):
+        assert taken == [i // 2]
+    assert len(learnt) == 1
+
+
 def test_an_event_between_them_changes_nothing():
     encoder, unpacker = Encoder(), record.unpacker()
     structure, _ = record.pack(Delivered([1], Mark(Ends.EPOCH, 2, 3)), encoder)

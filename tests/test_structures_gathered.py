@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import signal
+import sys
 from collections import OrderedDict
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -12,6 +15,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fkat.data import _core
+from fkat.data._transport import codec
 from fkat.data._transport.codec import Encoder, _LeafPickler, decode, from_dlpack
 from tests.equality import assert_same, is_dense
 from tests.test_codec_properties import Sample, microbatches, relaxed
@@ -29,9 +34,9 @@ def pickled(monkeypatch):
     done = []
     dump = _LeafPickler.dump
 
-    def counted(pickler, microbatch):
+    def counted(pickler, microbatch, prefix):
         done.append(microbatch)
-        return dump(pickler, microbatch)
+        return dump(pickler, microbatch, prefix)
 
     monkeypatch.setattr(_LeafPickler, "dump", counted)
     return done
@@ -146,6 +151,118 @@ def test_the_bytes_are_those_of_the_new_leaves():
     for i in range(5):
         (leaf,) = encoder.encode([torch.full((4,), i)])[1]
         assert from_dlpack(leaf).tolist() == [i] * 4
+
+
+def test_a_leaf_that_is_never_dense_is_pickled_twice_all_the_same(pickled):
+    encoder = Encoder()
+    for i in range(6):
+        tokens = torch.arange(i, i + 12).view(3, 4)
+        shifted = (tokens[:, :-1], tokens[:, 1:], tokens.numpy()[:, ::2])
+        assert_same(sent(encoder, shifted), shifted)
+    assert len(pickled) == 2
+
+
+def test_structures_that_repeat_by_chance_are_learnt_seldom(monkeypatch):
+    learnt = []
+    monkeypatch.setattr(codec, "_gatherer", lambda structure, num_leaves: learnt.append(structure))
+    encoder = Encoder()
+    for i in range(1000):
+        assert_same(sent(encoder, [X, i // 2]), [X, i // 2])
+    assert len(learnt) == 1
+    for i in range(1000):
+        assert_same(sent(encoder, [X, i // 100]), [X, i // 100])
+    assert 5 < len(learnt) < 12
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError])
+def test_an_error_while_a_structure_is_learnt_does_not_mix_two(monkeypatch, error):
+    encoder = Encoder()
+    before, after = {"a": X, "b": Y}, {"b": X, "a": Y}
+    for _ in range(3):
+        encoder.encode(before)
+
+    def interrupted(structure, num_leaves):
+        raise error
+
+    for _ in range(2):
+        encoder.encode(after)
+    with monkeypatch.context() as patch:
+        patch.setattr(codec, "_gatherer", interrupted)
+        with pytest.raises(error):
+            encoder.encode(after)
+    for microbatch in (before, after, after, before, after):
+        assert_same(sent(encoder, microbatch), microbatch)
+
+
+def test_an_encoder_goes_on_wherever_a_signal_handler_raises():
+    class AlarmError(Exception):
+        pass
+
+    def raise_alarm(number, frame):
+        if frame.f_code.co_filename == codec.__file__:
+            raise AlarmError
+
+    given = [{"a": X, "b": Y}] * 3 + [{"b": X, "a": Y}] * 3 + [[X, ["text"] * 3]] * 3
+    encoder, num_alarms = Encoder(), 0
+    previous = signal.signal(signal.SIGALRM, raise_alarm)
+    try:
+        for i in range(6000):
+            signal.setitimer(signal.ITIMER_REAL, 1e-6 * (1 + i * 7919 % 60))
+            try:
+                for microbatch in given:
+                    encoder.encode(microbatch)
+            except (AlarmError, TypeError):  # the pickler says of any error where it was
+                num_alarms += 1
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            microbatch = given[i % len(given)]
+            assert_same(sent(encoder, microbatch), microbatch)
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    assert num_alarms > 1000
+
+
+def test_the_memory_that_a_copy_did_not_find_is_told_of(monkeypatch):
+    encoder = Encoder()
+    for _ in range(3):
+        encoder.encode([X, np.ones(3)])
+
+    def fails(array):
+        raise MemoryError("no memory for a copy")
+
+    monkeypatch.setattr(codec, "_plain_array", fails)
+    again = Encoder()
+    again._known = (encoder._known[0], codec._gatherer(encoder._known[0], 2))
+    with pytest.raises(TypeError, match=r"microbatch\[1\].*no memory for a copy"):
+        again.encode([X, np.ones(3)])
+
+
+def test_where_recursion_ends_there_is_an_error_or_none():
+    encoder = Encoder()
+    for _ in range(3):
+        encoder.encode({"".join(["a", "b"]): [X, "".join(["c", "d"])]})
+
+    def deep(depth):
+        if depth:
+            return deep(depth - 1)
+        return sent(encoder, {"".join(["a", "b"]): [X, "".join(["c", "d"])]})
+
+    limit = sys.getrecursionlimit()
+    for depth in range(limit - 200, limit):
+        with suppress(RecursionError, TypeError):
+            assert_same(deep(depth), {"ab": [X, "cd"]})
+
+
+def test_a_tensor_without_its_storage_is_an_error_not_the_end():
+    tensor = torch.ones(4)
+    tensor.untyped_storage().resize_(0)
+    ring = _core.Ring.create(2, 1 << 20)
+    producer = _core.Producer(ring, 1 << 22)
+    consumer = _core.Consumer(_core.Ring.attach(ring.fd, ring.wake_fds), 1, 1)
+    consumer.begin_pass(0)
+    pass_ = producer.await_pass(0)
+    with pytest.raises(ValueError, match="leaf 1 has no memory"):
+        producer.publish(pass_, 0, *Encoder().encode([X, tensor]))
 
 
 def test_nothing_is_kept_of_a_microbatch():

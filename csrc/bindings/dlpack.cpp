@@ -85,10 +85,15 @@ LeafImport::LeafImport(const py::list& leaves, const Draft* draft) : draft_(draf
     } else {
       add_array(leaf.ptr());
     }
-    if (!sources_.back().is_dense()) {
-      throw ArgumentError("leaf " + std::to_string(sources_.size() - 1) + " is not dense");
-    }
+    const LeafSource& source = sources_.back();
+    if (!source.is_dense()) throw_unfit("is not dense");
+    // A tensor whose storage was freed. Reading it would kill the process.
+    if (source.data == nullptr && source.nbytes() != 0) throw_unfit("has no memory");
   }
+}
+
+void LeafImport::throw_unfit(const char* why) const {
+  throw ArgumentError("leaf " + std::to_string(sources_.size() - 1) + " " + why);
 }
 
 LeafImport::~LeafImport() {
@@ -183,21 +188,10 @@ std::uint32_t dtype_key(const py::object& capsule) {
 
 bool is_dense(const py::object& capsule) {
   const DLTensor& tensor = tensor_of(capsule.ptr());
-  if (tensor.strides == nullptr) return true;
+  if (tensor.strides == nullptr) return true;  // row-major
   const auto ndim = static_cast<std::size_t>(tensor.ndim);
-  std::vector<std::pair<std::int64_t, std::int64_t>> dims;  // stride, size
-  dims.reserve(ndim);
-  for (std::size_t i = 0; i < ndim; ++i) {
-    if (tensor.shape[i] == 0) return true;
-    if (tensor.shape[i] != 1) dims.emplace_back(tensor.strides[i], tensor.shape[i]);
-  }
-  std::ranges::sort(dims);
-  std::int64_t expected = 1;
-  for (const auto& [stride, size] : dims) {
-    if (stride != expected) return false;
-    expected *= size;
-  }
-  return true;
+  const std::span<const std::int64_t> shape(tensor.shape, ndim), strides(tensor.strides, ndim);
+  return LeafSource{LeafKind::kTensor, tensor.dtype, nullptr, shape, strides}.is_dense();
 }
 
 namespace {

@@ -42,6 +42,7 @@ class LeafImport {
   void add_tensor(PyObject* capsule);
   void add_array(PyObject* object);
   std::int64_t* new_dims(std::size_t count);
+  [[noreturn]] void throw_unfit(const char* why) const;  // the last one
 
   const Draft* draft_;
   std::vector<LeafSource> sources_;
@@ -59,8 +60,7 @@ pybind11::object export_tensor(const Leaf& leaf, std::byte* frame,
 pybind11::object export_bytes(std::byte* memory, std::uint64_t nbytes,
                               std::shared_ptr<const void> owner);
 
-// Whether the elements of a tensor fill its memory without holes or overlap, in any order of
-// strides: else it cannot be a leaf.
+// Whether a tensor's capsule is dense: else it cannot be a leaf (LeafSource::is_dense).
 bool is_dense(const pybind11::object& capsule);
 
 // A number for each element type, the same for a leaf and for a tensor's capsule.

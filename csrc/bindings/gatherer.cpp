@@ -27,7 +27,7 @@ py::object Gatherer::gather(const py::object& microbatch) const {
   for (Py_ssize_t i = 0; i < size; ++i) {
     py::object leaf = leaf_of(PyList_GET_ITEM(leaves->ptr(), i));
     if (leaf.is_none()) return leaf;
-    PyList_SetItem(leaves->ptr(), i, leaf.release().ptr());
+    if (PyList_SetItem(leaves->ptr(), i, leaf.release().ptr()) != 0) throw py::error_already_set();
   }
   return std::move(*leaves);
 }
@@ -50,20 +50,22 @@ py::object Gatherer::leaf_of_tensor(PyObject* tensor) const {
   if (is_lazy != Py_None && checked(PyObject_CallOneArg(is_lazy, tensor)).ptr() != Py_False) {
     return py::none();
   }
-  PyObject* const capsule = PyObject_CallOneArg(makers_.to_dlpack.ptr(), tensor);
-  if (capsule == nullptr) {
-    if (PyErr_ExceptionMatches(PyExc_RuntimeError) == 0 &&
-        PyErr_ExceptionMatches(PyExc_BufferError) == 0) {
-      throw py::error_already_set();
-    }
-    PyErr_Clear();  // no memory to look at: sparse, nested, meta
-    return py::none();
+  try {
+    const py::object capsule = call(makers_.to_dlpack, tensor);
+    if (is_dense(capsule)) return capsule;
+    return call(makers_.to_dlpack, checked(PyObject_CallMethodNoArgs(tensor, clone_.ptr())));
+  } catch (const py::error_already_set& error) {
+    // No memory to look at (sparse, nested, meta), or none for the copy.
+    if (error.matches(PyExc_RuntimeError) || error.matches(PyExc_BufferError)) return py::none();
+    throw;
   }
-  auto leaf = py::reinterpret_steal<py::object>(capsule);
-  return is_dense(leaf) ? leaf : py::none();
 }
 
 void bind_gatherer(py::module_& module) {
+  module.def(
+      "is_dense", &is_dense, py::arg("capsule"),
+      "Whether a tensor fills its memory without holes or overlap, in any order of strides.");
+
   py::class_<Gatherer>(module, "Gatherer", py::is_final(),
                        "Takes microbatches apart that have a structure in common.")
       .def_static(

@@ -19,7 +19,8 @@ class Gatherer {
   // What it makes leaves of, and with.
   struct Makers {
     pybind11::type tensor_type;
-    pybind11::dict lazy_checks;  // plain dtype -> (tensor) -> whether its memory does not say all
+    // Plain dtype -> (tensor) -> whether its memory does not say all; None: it always does.
+    pybind11::dict lazy_checks;
     pybind11::object to_dlpack;  // (tensor) -> DLPack capsule
     pybind11::type array_type;
     pybind11::object plain_array;  // (array) -> array that can be a leaf | None
@@ -28,7 +29,7 @@ class Gatherer {
   Gatherer(Template shape, Makers makers) : shape_(std::move(shape)), makers_(std::move(makers)) {}
 
   // A list of DLPack capsules and arrays. None where the structure is another, and where a leaf is
-  // not a plain one: then pickle has to say what it is.
+  // not a plain one: then pickle has to say what it is, or what is wrong with it.
   pybind11::object gather(const pybind11::object& microbatch) const;
 
  private:
@@ -39,6 +40,7 @@ class Gatherer {
   Makers makers_;
   pybind11::str dtype_{"dtype"};
   pybind11::str requires_grad_{"requires_grad"};
+  pybind11::str clone_{"clone"};
 };
 
 }  // namespace fkat

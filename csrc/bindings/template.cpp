@@ -37,7 +37,9 @@ bool is_same(PyObject* constant, PyObject* object) {
   if (constant == object) return true;
   if (Py_TYPE(constant) != Py_TYPE(object)) return false;
   if (PyFloat_CheckExact(constant)) return bits(constant) == bits(object);  // 0.0 == -0.0
-  return PyObject_RichCompareBool(constant, object, Py_EQ) == 1;
+  const int is_equal = PyObject_RichCompareBool(constant, object, Py_EQ);
+  if (is_equal < 0) PyErr_Clear();  // as deep as recursion may go: pickle will say so
+  return is_equal == 1;
 }
 
 }  // namespace

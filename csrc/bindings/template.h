@@ -31,7 +31,7 @@ class Template {
   pybind11::object fill(const pybind11::list& leaves) const;
 
   // The reverse: what stands in `tree` instead of the placeholders. None where anything else is
-  // different, or what was one object is two, or two are one. Runs no Python.
+  // different, or what was one object is two, or two are one. Runs no Python while it looks.
   std::optional<pybind11::list> match(const pybind11::object& tree) const;
 
  private:

@@ -1,5 +1,6 @@
 #include "bindings/unpacker.h"
 
+#include <algorithm>
 #include <string_view>
 #include <utility>
 
@@ -15,6 +16,9 @@ namespace {
 // What varies from microbatch to microbatch, such as texts, is copied once more to be compared
 // with.
 constexpr std::size_t kMaxRememberedNbytes = 64 << 10;
+
+// Times that a structure has to come in a row at most, before it is learnt.
+constexpr int kMaxPatience = 64;
 
 std::string_view as_text(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
@@ -66,12 +70,16 @@ py::object Unpacker::assemble(std::span<const std::byte> structure, const py::li
     return makers_.decode(py::bytes(as_text(structure)), leaves);
   }
   std::string text(as_text(structure));  // in shared memory it might change
-  if (text == last_) {
+  if (text != last_) {
+    last_ = text;
+    num_repeats_ = 0;
+  } else if (++num_repeats_ >= patience_) {
+    // Those that repeat by chance would have it learn again and again, for nothing.
+    patience_ = std::min(2 * patience_, kMaxPatience);
     const auto repeated = learn(std::move(text), leaves.size());
     repeated_ = repeated;
     return fill(*repeated, leaves);
   }
-  last_ = text;
   return makers_.decode(py::bytes(text), leaves);
 }
 

@@ -44,8 +44,8 @@ class Unpacker {
   pybind11::tuple unpack(std::span<const std::byte> text, const pybind11::list& leaves);
 
  private:
-  // A structure that came twice in a row. Never changed, and held while it is used: whatever runs
-  // Python, a finalizer in a collection of garbage too, may come back to this object.
+  // A structure that came several times in a row. Never changed, and held while it is used:
+  // whatever runs Python, a finalizer in a collection of garbage too, may come back to this object.
   struct Repeated {
     std::string structure;
     std::optional<Template> shape;
@@ -56,7 +56,9 @@ class Unpacker {
   pybind11::object fill(const Repeated& repeated, const pybind11::list& leaves) const;
 
   Makers makers_;
-  std::string last_;  // structure, unless it was too large to be worth it
+  std::string last_;     // structure, unless it was too large to be worth it
+  int num_repeats_ = 0;  // of that in a row
+  int patience_ = 1;     // repeats, before it is learnt
   std::shared_ptr<const Repeated> repeated_;
 };
 

@@ -6,6 +6,8 @@
 #include <optional>
 #include <string>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "base/bytes.h"
 #include "base/checksum.h"
@@ -104,9 +106,20 @@ std::uint64_t LeafSource::nbytes() const {
 }
 
 bool LeafSource::is_dense() const {
-  std::uint64_t count = 1;
-  for (const std::int64_t size : shape) count *= static_cast<std::uint64_t>(size);
-  return span_nbytes(dtype, shape, strides) == count * dtype.itemsize();
+  const auto span = span_nbytes(dtype, shape, strides);
+  if (!span || *span == 0) return span.has_value();
+  std::vector<std::pair<std::int64_t, std::int64_t>> dims;  // stride, size
+  dims.reserve(shape.size());
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    if (shape[i] != 1) dims.emplace_back(strides[i], shape[i]);
+  }
+  std::ranges::sort(dims);
+  std::int64_t expected = 1;
+  for (const auto& [stride, size] : dims) {
+    if (stride != expected) return false;
+    expected *= size;
+  }
+  return true;
 }
 
 FrameWriter::FrameWriter(std::span<const LeafSource> leaves, std::span<const std::byte> structure)

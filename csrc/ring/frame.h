@@ -58,6 +58,8 @@ struct LeafSource {
   std::uint64_t placed = 0;
 
   std::uint64_t nbytes() const;
+
+  // Whether the elements fill their memory without holes or overlap, in any order of strides.
   bool is_dense() const;
 };
 

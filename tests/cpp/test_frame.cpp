@@ -151,6 +151,7 @@ TEST(dense_or_not) {
   CHECK(!dense(kFloat32, {4}, {0}));        // expanded: four elements in one
   CHECK(!dense(kFloat32, {4}, {-1}));       // flipped
   CHECK(!dense(kFloat32, {2, 3}, {4, 1}));  // a padded row
+  CHECK(!dense(kFloat32, {2, 2}, {3, 0}));  // holes and overlaps that add up
   CHECK(!dense(kFloat32, {-1}, {1}));
   CHECK(!dense(kFloat32, {3, 3}, {std::int64_t{1} << 62, 1}));  // overflows
 }

@@ -43,6 +43,9 @@ _LARGE_NBYTES = 16 << 10
 # trainer's Unpacker has it.
 _MAX_REMEMBERED_NBYTES = 64 << 10
 
+# Times that a structure has to come in a row at most, before it is learnt.
+_MAX_PATIENCE = 64
+
 
 def encode(microbatch: Any, prefix: bytes = b"") -> tuple[bytes, list[Any]]:
     """`Encoder.encode`, once."""
@@ -112,8 +115,11 @@ class Encoder:
     def __init__(self) -> None:
         self._pickler = _LeafPickler()
         self._last = b""  # structure
-        self._repeated = b""  # the last one that came twice in a row
-        self._gatherer: _core.Gatherer | None = None  # of microbatches that have it
+        self._num_repeats = 0  # of that in a row
+        self._patience = 1  # repeats, before it is learnt
+        # A structure and what gathers the leaves of microbatches that have it: replaced in one
+        # step, since a signal handler may raise between any two.
+        self._known: tuple[bytes, _core.Gatherer | None] = (b"", None)
 
     def encode(self, microbatch: Any, prefix: bytes = b"") -> tuple[bytes, list[Any]]:
         """Take a microbatch apart.
@@ -129,21 +135,29 @@ class Encoder:
         Raises:
             TypeError: Something in it cannot be pickled; names its place.
         """
-        if self._gatherer is not None:
-            leaves = self._gatherer.gather(microbatch)
+        structure, gatherer = self._known
+        if gatherer is not None:
+            try:
+                leaves = gatherer.gather(microbatch)
+            except MemoryError:  # the pickler says for what
+                leaves = None
             if leaves is not None:
-                return prefix + self._repeated, leaves
-        structure, leaves = self._pickler.dump(microbatch)
-        self._learn(structure, len(leaves))
-        return prefix + structure, leaves
+                return prefix + structure, leaves
+        text, leaves = self._pickler.dump(microbatch, prefix)
+        if len(text) - len(prefix) <= _MAX_REMEMBERED_NBYTES:
+            self._learn(text[len(prefix) :], len(leaves))
+        return text, leaves
 
     def _learn(self, structure: bytes, num_leaves: int) -> None:
-        if len(structure) > _MAX_REMEMBERED_NBYTES or structure == self._repeated:
+        if structure != self._last:
+            self._last, self._num_repeats = structure, 0
             return
-        if structure == self._last:
-            self._repeated = structure
-            self._gatherer = _gatherer(structure, num_leaves)
-        self._last = structure
+        self._num_repeats += 1
+        if self._num_repeats < self._patience or structure == self._known[0]:
+            return
+        # Those that repeat by chance would have it learn again and again, for nothing.
+        self._patience = min(2 * self._patience, _MAX_PATIENCE)
+        self._known = (structure, _gatherer(structure, num_leaves))
 
 
 def _gatherer(structure: bytes, num_leaves: int) -> _core.Gatherer | None:
@@ -168,10 +182,10 @@ class _LeafPickler:
         self._file = io.BytesIO()
         self._pickler = pickle.Pickler(self._file, protocol=5)
 
-    def dump(self, microbatch: Any) -> tuple[bytes, list[Any]]:
-        """The structure and the leaves. Raises TypeError."""
-        self._file.seek(0)
-        self._file.truncate()
+    def dump(self, microbatch: Any, prefix: bytes) -> tuple[bytes, list[Any]]:
+        """``prefix`` and the structure; the leaves. Raises TypeError."""
+        self._forget()  # a signal handler may have raised before that was done
+        self._file.write(prefix)
         # Looked up by exact type, before anything a class says about itself; what appears again is
         # found in the pickler's memo. Anew each time, because user code may register more.
         self._pickler.dispatch_table = {
@@ -186,11 +200,16 @@ class _LeafPickler:
             message = describe_unpicklable(microbatch, "microbatch", encode, error)
             raise TypeError(message) from error
         finally:
-            if self._file.tell() > _LARGE_NBYTES:
-                self._pickler = pickle.Pickler(self._file, protocol=5)
-            self._pickler.clear_memo()
-            self._pickler.dispatch_table = copyreg.dispatch_table  # no cycle of references
-            self._leaves = []
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._file.tell() > _LARGE_NBYTES:
+            self._pickler = pickle.Pickler(self._file, protocol=5)
+        self._pickler.clear_memo()
+        self._pickler.dispatch_table = copyreg.dispatch_table  # no cycle of references
+        self._leaves = []
+        self._file.seek(0)
+        self._file.truncate()
 
     def reduce_tensor(self, tensor: torch.Tensor) -> Any:
         """As ``__reduce_ex__``."""
@@ -199,8 +218,8 @@ class _LeafPickler:
             return _reduce_unusual_tensor(tensor)
         leaves = self._leaves
         try:
-            is_dense = tensor.is_contiguous() or _is_dense(tensor)
-            leaves.append(to_dlpack(tensor if is_dense else tensor.clone()))
+            capsule = to_dlpack(tensor)
+            leaves.append(capsule if _core.is_dense(capsule) else to_dlpack(tensor.clone()))
         except (RuntimeError, BufferError):  # no memory to look at: sparse, nested, meta
             return _reduce_unusual_tensor(tensor)
         return _leaf, (len(leaves) - 1,)
@@ -223,17 +242,6 @@ def _plain_array(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
 
 
 def _always(_: torch.Tensor) -> bool:
-    return True
-
-
-def _is_dense(tensor: torch.Tensor) -> bool:
-    """Whether the elements fill their memory without holes or overlap, in any order of strides."""
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size != 1:
-            if stride != expected:
-                return False
-            expected *= size
     return True
 
 
