@@ -16,7 +16,8 @@ from hypothesis.extra import numpy as hnp
 
 from fkat.data import _core
 from fkat.data._source.note import Delivered, Ends, Mark
-from fkat.data._transport.codec import Encoder, decode, encode, from_dlpack, move
+from fkat.data._transport.codec import LeafPickler, decode, encode, from_dlpack, move
+from fkat.data._transport.encoder import Encoder
 from fkat.data._transport.record import pack, unpacker
 from tests.equality import assert_same
 
@@ -155,34 +156,34 @@ def test_encoding_leaves_the_microbatch_as_it_was(microbatch):
 
 @relaxed
 @given(st.lists(microbatches(), min_size=2, max_size=3))
-def test_an_encoder_takes_one_after_another_as_it_would_the_first(several):
-    encoder = Encoder()
+def test_a_pickler_takes_one_after_another_as_it_would_the_first(several):
+    pickler = LeafPickler()
     for microbatch in several:
-        structure, leaves = encoder.encode(microbatch)
+        structure, leaves = pickler.dump(microbatch, b"")
         assert structure == encode(microbatch)[0]
         tensors = [leaf if isinstance(leaf, np.ndarray) else from_dlpack(leaf) for leaf in leaves]
         assert_same(decode(structure, tensors), microbatch)
 
 
-def test_an_encoder_keeps_nothing_and_goes_on_after_what_cannot_be_pickled():
-    encoder = Encoder()
+def test_a_pickler_keeps_nothing_and_goes_on_after_what_cannot_be_pickled():
+    pickler = LeafPickler()
     sample = Sample([torch.ones(3), "text"])
     gone = weakref.ref(sample)
-    assert len(encoder.encode(sample)[1]) == 1
+    assert len(pickler.dump(sample, b"")[1]) == 1
     with pytest.raises(TypeError, match=r"microbatch\[1\]"):
-        encoder.encode([torch.zeros(2), lambda: None, sample])
+        pickler.dump([torch.zeros(2), lambda: None, sample], b"")
     del sample
     assert gone() is None
-    assert encoder.encode(torch.ones(1))[0] == encode(torch.ones(1))[0]
+    assert pickler.dump(torch.ones(1), b"")[0] == encode(torch.ones(1))[0]
 
 
-def test_an_encoder_forgets_how_many_objects_there_were():
-    encoder = Encoder()
-    encoder.encode("small")
-    before = sys.getsizeof(encoder._pickler._pickler)  # with the table of what it has seen
-    encoder.encode([(number,) for number in range(10_000)])
-    encoder.encode("small")
-    assert sys.getsizeof(encoder._pickler._pickler) == before
+def test_a_pickler_forgets_how_many_objects_there_were():
+    pickler = LeafPickler()
+    pickler.dump("small", b"")
+    before = sys.getsizeof(pickler._pickler)  # with the table of what it has seen
+    pickler.dump([(number,) for number in range(10_000)], b"")
+    pickler.dump("small", b"")
+    assert sys.getsizeof(pickler._pickler) == before
 
 
 def test_encoding_once_leaves_no_garbage():

@@ -13,7 +13,7 @@ import torch
 from fkat.data import _core
 from fkat.data._source.note import Delivered, Ends, Mark, Notice
 from fkat.data._transport import codec, record
-from fkat.data._transport.codec import Encoder
+from fkat.data._transport.encoder import Encoder
 from tests.equality import assert_same
 
 
@@ -230,9 +230,12 @@ def test_a_template_is_not_filled_with_another_number_of_leaves():
 
 def test_structures_that_repeat_by_chance_are_learnt_seldom(monkeypatch):
     learnt = []
-    monkeypatch.setattr(
-        record, "decode_plain", lambda structure, num_leaves: learnt.append(structure)
-    )
+
+    def decode_plain(structure, num_leaves):
+        learnt.append(structure)
+        return codec.decode_plain(structure, num_leaves)
+
+    monkeypatch.setattr(record, "decode_plain", decode_plain)
     for i, taken in enumerate(sent(*([i // 2] for i in range(1000)))):
         assert taken == [i // 2]
     assert len(learnt) == 1

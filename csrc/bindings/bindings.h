@@ -10,6 +10,7 @@ void bind_build(pybind11::module_& module);
 void bind_ring(pybind11::module_& module);
 void bind_indices(pybind11::module_& module);
 void bind_mark(pybind11::module_& module);
+void bind_repeats(pybind11::module_& module);
 void bind_gatherer(pybind11::module_& module);
 void bind_unpacker(pybind11::module_& module);
 void bind_producer(pybind11::module_& module);

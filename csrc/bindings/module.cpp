@@ -14,6 +14,7 @@ PYBIND11_MODULE(_core, module) {
   fkat::bind_consumer(module);
   fkat::bind_indices(module);
   fkat::bind_mark(module);
+  fkat::bind_repeats(module);
   fkat::bind_gatherer(module);
   fkat::bind_unpacker(module);
 #ifdef FKAT_HAS_CUDA

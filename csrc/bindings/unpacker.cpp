@@ -1,6 +1,5 @@
 #include "bindings/unpacker.h"
 
-#include <algorithm>
 #include <string_view>
 #include <utility>
 
@@ -12,13 +11,6 @@ namespace py = pybind11;
 
 namespace fkat {
 namespace {
-
-// What varies from microbatch to microbatch, such as texts, is copied once more to be compared
-// with.
-constexpr std::size_t kMaxRememberedNbytes = 64 << 10;
-
-// Times that a structure has to come in a row at most, before it is learnt.
-constexpr int kMaxPatience = 64;
 
 std::string_view as_text(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
@@ -66,21 +58,12 @@ py::tuple Unpacker::unpack(std::span<const std::byte> text, const py::list& leav
 py::object Unpacker::assemble(std::span<const std::byte> structure, const py::list& leaves) {
   const auto known = repeated_;
   if (known && as_text(structure) == known->structure) return fill(*known, leaves);
-  if (structure.size() > kMaxRememberedNbytes) {
-    return makers_.decode(py::bytes(as_text(structure)), leaves);
-  }
-  std::string text(as_text(structure));  // in shared memory it might change
-  if (text != last_) {
-    last_ = text;
-    num_repeats_ = 0;
-  } else if (++num_repeats_ >= patience_) {
-    // Those that repeat by chance would have it learn again and again, for nothing.
-    patience_ = std::min(2 * patience_, kMaxPatience);
-    const auto repeated = learn(std::move(text), leaves.size());
-    repeated_ = repeated;
-    return fill(*repeated, leaves);
-  }
-  return makers_.decode(py::bytes(text), leaves);
+  const py::bytes text(as_text(structure));  // in shared memory it might change
+  const auto copy = static_cast<std::string_view>(text);
+  if (!repeats_.is_due(copy)) return makers_.decode(text, leaves);
+  const auto repeated = learn(std::string(copy), leaves.size());
+  repeated_ = repeated;
+  return fill(*repeated, leaves);
 }
 
 std::shared_ptr<const Unpacker::Repeated> Unpacker::learn(std::string structure,

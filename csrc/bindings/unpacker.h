@@ -15,6 +15,7 @@
 #include <string>
 
 #include "bindings/microbatch.h"
+#include "bindings/repeats.h"
 #include "bindings/template.h"
 
 namespace fkat {
@@ -56,9 +57,7 @@ class Unpacker {
   pybind11::object fill(const Repeated& repeated, const pybind11::list& leaves) const;
 
   Makers makers_;
-  std::string last_;     // structure, unless it was too large to be worth it
-  int num_repeats_ = 0;  // of that in a row
-  int patience_ = 1;     // repeats, before it is learnt
+  Repeats repeats_;
   std::shared_ptr<const Repeated> repeated_;
 };
 

@@ -135,6 +135,11 @@ class Unpacker:
     def unpack(self, structure: bytes, leaves: list[Any]) -> tuple[Any, Any]: ...
 
 @final
+class Repeats:
+    def __init__(self) -> None: ...
+    def is_due(self, text: bytes, begin: int) -> bool: ...
+
+@final
 class Gatherer:
     @staticmethod
     def of(

@@ -5,8 +5,6 @@ number. So any container that can be pickled works, the bytes of tensors are nev
 object that appears twice stays one object. Leaves are handed to the ring as DLPack capsules
 (tensors) and buffers (arrays).
 
-A structure that comes again and again, as most do, is not pickled again: see `_core.Gatherer`.
-
 What is not a plain leaf is pickled as a call on plain leaves (a tensor that requires grad, a dtype
 that DLPack lacks, a sparse tensor, a structured array), or as its class wants (subclasses).
 """
@@ -39,17 +37,10 @@ _VIEWABLE_ARRAY_KINDS = frozenset("biufcmMSUV")
 # A structure above this may be of many objects: the pickler's table of them never shrinks.
 _LARGE_NBYTES = 16 << 10
 
-# A structure above this is not compared with the next: it may be texts, which vary. As the
-# trainer's Unpacker has it.
-_MAX_REMEMBERED_NBYTES = 64 << 10
 
-# Times that a structure has to come in a row at most, before it is learnt.
-_MAX_PATIENCE = 64
-
-
-def encode(microbatch: Any, prefix: bytes = b"") -> tuple[bytes, list[Any]]:
-    """`Encoder.encode`, once."""
-    return Encoder().encode(microbatch, prefix)
+def encode(microbatch: Any) -> tuple[bytes, list[Any]]:
+    """Take one microbatch apart. As `LeafPickler.dump`, without a prefix."""
+    return LeafPickler().dump(microbatch, b"")
 
 
 def decode(structure: bytes, leaves: Sequence[Any]) -> Any:
@@ -109,19 +100,15 @@ class _PlainDecoder(_Decoder):
         raise pickle.UnpicklingError(f"{module}.{name} is to be called, or is data")
 
 
-class Encoder:
+class LeafPickler:
     """Takes microbatches apart, one after another. Used by one thread."""
 
     def __init__(self) -> None:
-        self._pickler = _LeafPickler()
-        self._last = b""  # structure
-        self._num_repeats = 0  # of that in a row
-        self._patience = 1  # repeats, before it is learnt
-        # A structure and what gathers the leaves of microbatches that have it: replaced in one
-        # step, since a signal handler may raise between any two.
-        self._known: tuple[bytes, _core.Gatherer | None] = (b"", None)
+        self._leaves: list[Any] = []
+        self._file = io.BytesIO()
+        self._pickler = pickle.Pickler(self._file, protocol=5)
 
-    def encode(self, microbatch: Any, prefix: bytes = b"") -> tuple[bytes, list[Any]]:
+    def dump(self, microbatch: Any, prefix: bytes) -> tuple[bytes, list[Any]]:
         """Take a microbatch apart.
 
         Args:
@@ -135,55 +122,6 @@ class Encoder:
         Raises:
             TypeError: Something in it cannot be pickled; names its place.
         """
-        structure, gatherer = self._known
-        if gatherer is not None:
-            try:
-                leaves = gatherer.gather(microbatch)
-            except MemoryError:  # the pickler says for what
-                leaves = None
-            if leaves is not None:
-                return prefix + structure, leaves
-        text, leaves = self._pickler.dump(microbatch, prefix)
-        if len(text) - len(prefix) <= _MAX_REMEMBERED_NBYTES:
-            self._learn(text[len(prefix) :], len(leaves))
-        return text, leaves
-
-    def _learn(self, structure: bytes, num_leaves: int) -> None:
-        if structure != self._last:
-            self._last, self._num_repeats = structure, 0
-            return
-        self._num_repeats += 1
-        if self._num_repeats < self._patience or structure == self._known[0]:
-            return
-        # Those that repeat by chance would have it learn again and again, for nothing.
-        self._patience = min(2 * self._patience, _MAX_PATIENCE)
-        self._known = (structure, _gatherer(structure, num_leaves))
-
-
-def _gatherer(structure: bytes, num_leaves: int) -> _core.Gatherer | None:
-    plain = decode_plain(structure, num_leaves)
-    if plain is None:
-        return None
-    return _core.Gatherer.of(
-        *plain,
-        tensor_type=torch.Tensor,
-        lazy_checks=LAZY_CHECK_OF_PLAIN_DTYPE,
-        to_dlpack=to_dlpack,
-        array_type=np.ndarray,
-        plain_array=_plain_array,
-    )
-
-
-class _LeafPickler:
-    """A pickler that sets plain leaves aside. Used by one thread."""
-
-    def __init__(self) -> None:
-        self._leaves: list[Any] = []
-        self._file = io.BytesIO()
-        self._pickler = pickle.Pickler(self._file, protocol=5)
-
-    def dump(self, microbatch: Any, prefix: bytes) -> tuple[bytes, list[Any]]:
-        """``prefix`` and the structure; the leaves. Raises TypeError."""
         self._forget()  # a signal handler may have raised before that was done
         self._file.write(prefix)
         # Looked up by exact type, before anything a class says about itself; what appears again is
@@ -226,14 +164,14 @@ class _LeafPickler:
 
     def reduce_array(self, array: np.ndarray[Any, Any]) -> Any:
         """As ``__reduce_ex__``."""
-        plain = _plain_array(array)
+        plain = plain_array(array)
         if plain is None:
             return _reduce_unusual_array(array)
         self._leaves.append(plain)
         return _leaf, (len(self._leaves) - 1,)
 
 
-def _plain_array(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+def plain_array(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
     """The array as a leaf; None if it cannot be one."""
     dtype = array.dtype
     if dtype.char not in _PLAIN_ARRAY_CHARS or not dtype.isnative:

@@ -22,7 +22,7 @@ from fkat.data import _core
 from fkat.data._source import collate
 from fkat.data._source.note import Produced
 from fkat.data._transport import stack, unshared_fds
-from fkat.data._transport.codec import Encoder
+from fkat.data._transport.encoder import Encoder
 from fkat.data._transport.inherited_fd import InheritedFd
 from fkat.data._transport.record import pack
 from fkat.data._transport.remote_error import dump_error

@@ -14,8 +14,9 @@ import torch
 
 from fkat.data import _core
 from fkat.data._source.note import NO_DIGEST, Delivered, Ends, Mark, Produced
-from fkat.data._transport.codec import Encoder, asarray, decode, decode_plain
+from fkat.data._transport.codec import asarray, decode, decode_plain
 from fkat.data._transport.dtypes import from_dlpack
+from fkat.data._transport.encoder import Encoder
 from fkat.data._transport.remote_error import load_error
 
 _MARK_OF_EVENT = _core.pack_mark(Ends.NOTHING, _core.EVENT, 0, NO_DIGEST, b"", NO_DIGEST)
