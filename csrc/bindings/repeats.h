@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -21,11 +22,11 @@ class Repeats {
  private:
   // What is larger may be texts, which vary: each would be copied to be compared with the next.
   static constexpr std::size_t kMaxNbytes = 64 << 10;
-  static constexpr int kMaxPatience = 64;
+  static constexpr std::uint64_t kMaxPatience = 64;
 
   std::string last_;
-  int num_repeats_ = 0;  // of that, in a row
-  int patience_ = 1;     // repeats, before the next one is due
+  std::uint64_t num_repeats_ = 0;  // of that, in a row
+  std::uint64_t patience_ = 1;     // repeats, before the next one is due
 };
 
 }  // namespace fkat
