@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, default_convert
 
 from fkat.data import ShmDataLoader
 from fkat.data.shm import empty, empty_array
@@ -212,6 +212,39 @@ def test_a_collate_fn_may_ask_for_memory():
         assert torch.equal(small, torch.zeros(2, 3))
         where.append(is_in_slot)
     assert where[1:] == [(True, True)] * (NUM_BATCHES - 1)
+    loader.teardown()
+
+
+class Arrays(Dataset):
+    """Item i is an array of i's, made in the slot or elsewhere."""
+
+    def __init__(self, new_array):
+        self.new_array = new_array
+
+    def __len__(self):
+        return NUM_BATCHES
+
+    def __getitem__(self, index):
+        array = self.new_array((4 * WIDTH,), np.int64)
+        array[:] = index
+        return array
+
+
+def converted_and_where(sample):
+    converted = default_convert(sample)
+    assert converted.data_ptr() == sample.ctypes.data  # no copy
+    return converted, is_in_ring(converted.data_ptr())
+
+
+@pytest.mark.parametrize("new_array", [empty_array, np.empty])
+def test_default_convert_makes_no_copy(new_array):
+    factory = partial(DataLoader, Arrays(new_array), None, collate_fn=converted_and_where)
+    loader = ShmDataLoader(0, factory, 2)
+    where = []
+    for number, (row, is_in_slot) in enumerate(loader):
+        assert torch.equal(row, torch.full((4 * WIDTH,), number))
+        where.append(is_in_slot)
+    assert where == [False] + [new_array is empty_array] * (NUM_BATCHES - 1)
     loader.teardown()
 
 
